@@ -1,0 +1,182 @@
+"""Collecting columns: one policy snapshot, one vector environment, `T` steps.
+
+The hot path of reinforcement learning here: preallocated arrays, one forward pass a step, no
+episode objects. It knows nothing of Ray; the environment runner around it does.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from quadriga.platform.environments.registry import make_vector_env
+from quadriga.platform.environments.seeds import EpisodeSeeds
+from quadriga.platform.errors import TrainingStopped
+from quadriga.platform.rollouts.actors import ActionScale, Actor
+from quadriga.platform.rollouts.advantages import generalized_advantages
+from quadriga.platform.rollouts.columns import ColumnBatch, EpisodeRecords, Rollout
+from quadriga.platform.rollouts.plan import COST, REWARD, RolloutPlan
+from quadriga.platform.statistics import RunningMoments
+
+
+class Collector:
+    """Steps a vector environment under a policy and keeps the episodes that are under way between requests.
+
+    Args:
+        plan: what to collect.
+        entropy: keys every random stream of this collector: (seed, runner, iteration of its start).
+    """
+
+    def __init__(self, plan: RolloutPlan, entropy: tuple[int, ...]) -> None:
+        self.plan = plan
+        self.entropy = entropy
+        self.env = make_vector_env(plan.env, plan.num_envs, episode_seeds=EpisodeSeeds(entropy))
+        space = self.env.single_action_space
+        self.discrete = isinstance(space, gym.spaces.Discrete)
+        self._scale = ActionScale(space) if isinstance(space, gym.spaces.Box) else None
+        self._discounts = np.array([stream.discount for stream in plan.streams], np.float32)
+        self._gae_lambdas = np.array([stream.gae_lambda for stream in plan.streams], np.float32)
+        self._observations: np.ndarray | None = None
+        self._returns = np.zeros(plan.num_envs)
+        self._costs = np.zeros(plan.num_envs)
+        self._lengths = np.zeros(plan.num_envs, np.int64)
+
+    def collect(self, actor: Actor, steps: int, rng: np.random.Generator) -> Rollout:
+        """`steps` steps of every environment.
+
+        Raises:
+            TrainingStopped: an observation, reward or cost is not finite.
+            EnvironmentFailed: an environment raised and the setting is to stop, or it keeps failing.
+        """
+        started = time.perf_counter()
+        if self._observations is None:
+            self._observations = self.env.reset()[0].copy()
+        num_envs, obs_dim = self._observations.shape
+        raw = np.empty((steps + 1, num_envs, obs_dim), np.float32)
+        observations = np.empty_like(raw)
+        distributions = np.empty((steps, num_envs, actor.dist_dim), np.float32)
+        actions = np.empty((steps, num_envs), np.int64) if self.discrete else np.empty_like(distributions)
+        rewards = np.empty((steps, num_envs), np.float32)
+        costs = np.empty((steps, num_envs), np.float32)
+        terminations = np.empty((steps, num_envs), bool)
+        truncations = np.empty((steps, num_envs), bool)
+        valid = np.ones((steps, num_envs), bool)
+        final_steps: list[tuple[int, int]] = []
+        final_observations: list[np.ndarray] = []
+        noise = actor.noise(rng, steps, num_envs)
+        env_actions = np.empty((num_envs, actor.dist_dim), np.float32)
+
+        step, policy, sample, normalize = self.env.step, actor.policy, actor.sample, actor.normalize
+        raw[0] = self._observations
+        normalize(raw[0], observations[0])
+        for t in range(steps):
+            distributions[t] = policy(observations[t])
+            action = actions[t] = sample(distributions[t], noise[t])
+            if self._scale is not None:
+                action = self._scale(action, env_actions)
+            raw[t + 1], rewards[t], terminations[t], truncations[t], infos = step(action)
+            costs[t] = infos["cost"]
+            if (terminations[t] | truncations[t]).any():
+                for n in np.flatnonzero(truncations[t] & ~terminations[t]):
+                    final_steps.append((t, int(n)))
+                    final_observations.append(infos["final_obs"][n].copy())
+            if "failed" in infos:
+                valid[t] = ~infos["failed"]
+            normalize(raw[t + 1], observations[t + 1])
+
+        self._observations = raw[steps]
+        self._check_finite(raw, rewards, costs)
+        values = actor.values(observations.reshape(-1, obs_dim)).reshape(steps + 1, num_envs, -1)
+        next_values = values[1:].copy()
+        next_values[terminations] = 0.0
+        if final_steps:
+            finals = np.stack(final_observations)
+            index = tuple(np.array(final_steps).T)
+            next_values[index] = actor.values(actor.normalize(finals, np.empty_like(finals)))
+        values = values[:-1]
+        stream_rewards = np.stack(
+            [{REWARD: rewards, COST: costs}[stream.name] for stream in self.plan.streams], axis=-1
+        )
+        dones = terminations | truncations
+        if not valid.all():
+            # A lost step gets advantage 0 and ends nothing before it: r := V(s), V(s') := 0.
+            stream_rewards[~valid] = values[~valid]
+            next_values[~valid] = 0.0
+        advantages = generalized_advantages(
+            stream_rewards, values, next_values, dones | ~valid, self._discounts, self._gae_lambdas
+        )
+        episodes = self._account(rewards, costs, dones, valid)
+        batch = ColumnBatch(
+            observations=observations[:-1].reshape(-1, obs_dim),
+            actions=actions.reshape(steps * num_envs, *actions.shape[2:]),
+            log_probs=actor.log_probs(distributions, actions, noise).reshape(-1),
+            distributions=distributions.reshape(-1, actor.dist_dim),
+            advantages=advantages.reshape(steps * num_envs, -1).T,
+            value_targets=(advantages + values).reshape(steps * num_envs, -1).T,
+        )
+        return Rollout(
+            shards=[batch if valid.all() else batch.rows(valid.reshape(-1))],
+            env_steps=int(valid.sum()),
+            cost_sum=float(costs[valid].sum(dtype=np.float64)),
+            episodes=episodes,
+            moments=RunningMoments.from_batch(raw[:-1].reshape(-1, obs_dim)) if self.plan.collect_moments else None,
+            environment_failures=int((~valid).sum()),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _account(self, rewards: np.ndarray, costs: np.ndarray, dones: np.ndarray, valid: np.ndarray) -> EpisodeRecords:
+        """Closes the episodes that ended, in the order in which they did, and carries the others on."""
+        records = EpisodeRecords()
+        begins = np.zeros(rewards.shape[1], np.int64)
+        for t, n in np.argwhere(dones | ~valid):
+            span = slice(begins[n], t + 1)
+            self._extend(n, rewards[span, n], costs[span, n])
+            if valid[t, n]:
+                records.add(float(self._returns[n]), float(self._costs[n]), int(self._lengths[n]))
+            self._returns[n] = self._costs[n] = self._lengths[n] = 0
+            begins[n] = t + 1
+        for n, begin in enumerate(begins):
+            self._extend(n, rewards[begin:, n], costs[begin:, n])
+        return records
+
+    def _extend(self, n: int, rewards: np.ndarray, costs: np.ndarray) -> None:
+        self._returns[n] += rewards.sum(dtype=np.float64)
+        self._costs[n] += costs.sum(dtype=np.float64)
+        self._lengths[n] += len(rewards)
+
+    def _check_finite(self, raw: np.ndarray, rewards: np.ndarray, costs: np.ndarray) -> None:
+        for what, column in (("observation", raw), ("reward", rewards), ("cost", costs)):
+            if not np.isfinite(column).all():
+                t, n = np.argwhere(~np.isfinite(column))[0][:2]
+                value = column[t, n] if column.ndim == 2 else column[t, n][~np.isfinite(column[t, n])][0]
+                raise TrainingStopped(
+                    f"environment {self.plan.env.id!r} returned the {what} {value} in step {t} of this rollout "
+                    f"(environment {n}); observations, rewards and costs must be finite"
+                )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that continues the episodes under way, as plain picklable data."""
+        return {
+            "entropy": self.entropy,
+            "env": None if self._observations is None else self.env.state(),
+            "returns": self._returns.copy(),
+            "costs": self._costs.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continues from what `state` gave, in a collector of the same plan and entropy."""
+        if state["env"] is None:
+            return
+        fresh = self.env.set_state(state["env"])
+        self._observations = self.env.observations().copy()
+        self._returns, self._costs, self._lengths = (state[key].copy() for key in ("returns", "costs", "lengths"))
+        for n in fresh:
+            self._returns[n] = self._costs[n] = self._lengths[n] = 0
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self.env.close()

@@ -1,0 +1,125 @@
+"""What a rollout hands to a learner: columns of numbers, one row a step.
+
+A `ColumnBatch` crosses the object store once, as a few contiguous arrays. It knows nothing of
+episodes, environments or Ray; advantages are already in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from quadriga.platform.statistics import RunningMoments
+
+
+@dataclass
+class ColumnBatch:
+    """`B` steps with `K` value streams (reward, cost, intrinsic, ...); steps of all environments mixed.
+
+    Attributes:
+        observations: float32 [B, obs_dim], normalized as the acting policy saw them.
+        actions: float32 [B, act_dim], as drawn from the distribution (not clipped); int64 [B] if discrete.
+        log_probs: float32 [B], of the actions under the acting policy.
+        distributions: float32 [B, dist_dim], the acting policy's parameters: means, or logits.
+        advantages: float32 [K, B], generalized advantage estimates.
+        value_targets: float32 [K, B], advantages plus values.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    log_probs: np.ndarray
+    distributions: np.ndarray
+    advantages: np.ndarray
+    value_targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.log_probs)
+
+    def split(self, parts: int) -> list[ColumnBatch]:
+        """`parts` batches of nearly equal size, in order."""
+        if parts == 1:
+            return [self]
+        edges = np.linspace(0, len(self), parts + 1).astype(int)
+        return [self.rows(slice(low, high)) for low, high in itertools.pairwise(edges)]
+
+    def rows(self, index: slice | np.ndarray) -> ColumnBatch:
+        """The steps that `index` selects."""
+        return ColumnBatch(**{name: np.ascontiguousarray(_select(name, getattr(self, name), index)) for name in _NAMES})
+
+    @staticmethod
+    def concatenate(batches: Sequence[ColumnBatch]) -> ColumnBatch:
+        """All steps of `batches` in one, in order; always a writable copy."""
+        return ColumnBatch(
+            **{
+                name: np.concatenate([getattr(batch, name) for batch in batches], axis=1 if name in _STREAMED else 0)
+                for name in _NAMES
+            }
+        )
+
+
+_STREAMED = ("advantages", "value_targets")
+_NAMES = tuple(column.name for column in fields(ColumnBatch))
+
+
+def _select(name: str, column: np.ndarray, index: slice | np.ndarray) -> np.ndarray:
+    return column[:, index] if name in _STREAMED else column[index]
+
+
+@dataclass
+class EpisodeRecords:
+    """The episodes that ended in a rollout: undiscounted return and cost, length in steps; each [episodes]."""
+
+    returns: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.returns)
+
+    def add(self, episode_return: float, cost: float, length: int) -> None:
+        """Appends one episode."""
+        self.returns.append(episode_return)
+        self.costs.append(cost)
+        self.lengths.append(length)
+
+    def extend(self, other: EpisodeRecords) -> None:
+        """Appends all episodes of `other`."""
+        self.returns += other.returns
+        self.costs += other.costs
+        self.lengths += other.lengths
+
+    def followed_by(self, other: EpisodeRecords) -> EpisodeRecords:
+        """These episodes and then `other`'s, as a new record."""
+        return EpisodeRecords(self.returns + other.returns, self.costs + other.costs, self.lengths + other.lengths)
+
+    def last(self, count: int) -> EpisodeRecords:
+        """The latest `count` episodes."""
+        return EpisodeRecords(self.returns[-count:], self.costs[-count:], self.lengths[-count:])
+
+
+@dataclass
+class Rollout:
+    """What one runner returns from one request.
+
+    Attributes:
+        shards: the columns, cut for the learners; `ColumnBatch` in the driver, object references from an actor.
+        env_steps: environment steps taken (steps that a raising environment lost are not among them).
+        cost_sum: cost over these steps.
+        episodes: the episodes that ended.
+        moments: of the raw observations, for the shared normalizer; `None` if it is off.
+        environment_failures: environments that raised and were built anew.
+        seconds: wall time of the request in the runner.
+        error: why the rollout cannot be used (one line), with the environment's traceback below; else `None`.
+    """
+
+    shards: list
+    env_steps: int
+    cost_sum: float
+    episodes: EpisodeRecords
+    moments: RunningMoments | None
+    environment_failures: int = 0
+    seconds: float = 0.0
+    error: str | None = None

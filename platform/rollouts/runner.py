@@ -1,0 +1,124 @@
+"""The environment runner: a collector inside a Ray actor (or in the driver), spoken to by RLlib.
+
+One call an iteration: weights go in, references to columns and a few numbers come out. RLlib
+supplies creation, health checks and restarts; its episode objects and connectors are not used.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+
+from quadriga.platform.errors import UserError
+from quadriga.platform.rollouts.actors import Actor
+from quadriga.platform.rollouts.collector import Collector
+from quadriga.platform.rollouts.columns import EpisodeRecords, Rollout
+from quadriga.platform.rollouts.plan import RolloutPlan
+
+
+class ColumnEnvRunner(EnvRunner, Checkpointable):
+    """Collects `ColumnBatch`es; `config.rollout_plan` says of what.
+
+    The environments are made on the first request, because a runner that replaces a lost one
+    must not replay its episodes: its random streams are keyed by the iteration in which it begins.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        torch.set_num_threads(1)
+        self.plan: RolloutPlan = self.config.rollout_plan
+        self.index: int = self.worker_index or 0
+        self.collector: Collector | None = None
+
+    def sample(
+        self,
+        *,
+        weights: Mapping[str, np.ndarray] | ray.ObjectRef,
+        iteration: int,
+        request: int,
+        steps: int,
+        shards: int,
+    ) -> Rollout:
+        """Collects `steps` steps of every environment under `weights`.
+
+        Args:
+            weights: state of the module, or a reference to it.
+            iteration: of training; with `request`, the count of requests in it, it keys the actions' noise.
+            request: 0, or more where lost steps are collected anew.
+            steps: a number of steps for each environment.
+            shards: how many batches to return, one a learner.
+
+        Returns:
+            A rollout; `error` tells what went wrong, since an exception would end the actor.
+        """
+        try:
+            if isinstance(weights, ray.ObjectRef):
+                weights = ray.get(weights)
+            if self.collector is None:
+                self.collector = Collector(self.plan, (self.plan.seed, self.index, iteration))
+            actor = Actor(weights, activation=self.plan.activation, discrete=self.collector.discrete)
+            rng = np.random.default_rng((self.plan.seed, self.index, iteration, request))
+            rollout = self.collector.collect(actor, steps, rng)
+        except Exception as error:
+            message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            detail = "" if isinstance(error, UserError) else "\n" + traceback.format_exc()
+            return Rollout([], 0, 0.0, EpisodeRecords(), None, error=f"env runner {self.index}: {message}{detail}")
+        rollout.shards = rollout.shards[0].split(shards)
+        if self.index > 0:
+            rollout.shards = [ray.put(shard) for shard in rollout.shards]
+        return rollout
+
+    def rollout_state(self) -> dict[str, Any] | None:
+        """The episodes under way, for a checkpoint; `None` before the first request."""
+        return None if self.collector is None else self.collector.state()
+
+    def load_rollout_state(self, state: dict[str, Any] | None) -> None:
+        """Continues the episodes of a checkpoint."""
+        self.stop()
+        if state is not None:
+            self.collector = Collector(self.plan, tuple(state["entropy"]))
+            self.collector.load(state)
+
+    # What RLlib asks of a runner.
+
+    def assert_healthy(self) -> None:
+        """Nothing to check: environments are made on the first request, and their errors returned."""
+
+    def get_spaces(self) -> dict[str, Any]:
+        """Spaces by RLlib's keys; the driver reads them from the configuration."""
+        spaces = (self.config.observation_space, self.config.action_space)
+        return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    def get_metrics(self) -> Any:
+        """Nothing: metrics travel with the rollout."""
+        return self.metrics.reduce()
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Nothing: weights come with every request, episodes through `rollout_state`."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing to set; see `get_state`."""
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
+        """Arguments to build this runner again."""
+        return (), {"config": self.config}
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        """No parts with checkpoints of their own."""
+        return []
+
+    def stop(self) -> None:
+        """Closes the environments."""
+        if self.collector is not None:
+            self.collector.close()
+            self.collector = None

@@ -1,0 +1,28 @@
+"""How many processes collect experience, and how much of it an iteration uses."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from quadriga.platform.experiment import Section
+
+
+class RolloutSettings(Section):
+    """Environment runners and the batch that they fill together."""
+
+    env_runners: Annotated[int, Field(ge=0, description="Ray actors that collect; 0 collects in the driver")] = 0
+    envs_per_runner: Annotated[int, Field(ge=1, description="environments stepped together in one runner")] = 8
+    batch_size: Annotated[int, Field(ge=1, description="environment steps an iteration, over all runners")] = 4000
+    normalize_observations: Annotated[bool, Field(description="by mean and deviation over all runners' steps")] = True
+    metrics_window: Annotated[
+        int,
+        Field(
+            ge=1, description="episodes in the reported means: the iteration's, or the last this many if it had fewer"
+        ),
+    ] = 20
+    sample_timeout: Annotated[float, Field(gt=0, description="seconds after which a silent runner counts as lost")] = (
+        600.0
+    )
+    restart_timeout: Annotated[float, Field(gt=0, description="seconds to wait for a runner when none is left")] = 300.0

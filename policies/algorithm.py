@@ -1,0 +1,340 @@
+"""The algorithm: RLlib's loop around runners, learners and a multiplier.
+
+One iteration: every runner collects its share under the newest weights; the multiplier moves by
+the cost of the episodes that ended; the learners update; the new weights wait for the next
+request. RLlib supplies the actors, their restarts, placement, checkpoints and Tune.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from quadriga.platform.errors import TrainingStopped
+from quadriga.platform.rollouts.advantages import ValueStream
+from quadriga.platform.rollouts.columns import EpisodeRecords, Rollout
+from quadriga.platform.rollouts.plan import COST, REWARD, RolloutPlan
+from quadriga.platform.rollouts.runner import ColumnEnvRunner
+from quadriga.platform.statistics import RunningMoments
+from quadriga.policies.constraints import Constraint
+from quadriga.policies.experiment import NoConstraint, RLExperiment
+from quadriga.policies.learner import ColumnLearner
+from quadriga.policies.module import ActorCriticModule
+
+logger = logging.getLogger("quadriga")
+
+QUADRIGA_STATE = "quadriga"
+
+
+def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
+    """What the runners of `experiment` collect."""
+    advantage = experiment.advantage
+    streams = [ValueStream(REWARD, advantage.discount, advantage.gae_lambda)]
+    if not isinstance(experiment.constraint, NoConstraint):
+        streams.append(ValueStream(COST, advantage.cost_discount, advantage.cost_gae_lambda))
+    return RolloutPlan(
+        env=experiment.env,
+        num_envs=experiment.rollout.envs_per_runner,
+        seed=experiment.seed,
+        streams=tuple(streams),
+        activation=experiment.network.activation,
+        collect_moments=experiment.rollout.normalize_observations,
+    )
+
+
+class PolicyOptimizationConfig(AlgorithmConfig):
+    """RLlib's configuration of one `RLExperiment`; `from_experiment` makes it."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or PolicyOptimization)
+        self.rl_experiment: RLExperiment | None = None
+        self.rollout_plan: RolloutPlan | None = None
+
+    @classmethod
+    def from_experiment(
+        cls, experiment: RLExperiment, observation_space: gym.Space, action_space: gym.Space
+    ) -> PolicyOptimizationConfig:
+        """The configuration that trains `experiment`, whose environments have these (flat) spaces."""
+        rollout, learner = experiment.rollout, experiment.learner
+        config = (
+            cls()
+            .environment(observation_space=observation_space, action_space=action_space, disable_env_checking=True)
+            .env_runners(
+                env_runner_cls=ColumnEnvRunner,
+                num_env_runners=rollout.env_runners,
+                num_envs_per_env_runner=rollout.envs_per_runner,
+                sample_timeout_s=rollout.sample_timeout,
+            )
+            .learners(
+                num_learners=learner.learners,
+                num_gpus_per_learner=learner.gpus_per_learner,
+                num_cpus_per_learner=learner.threads if learner.learners else "auto",
+            )
+            .fault_tolerance(
+                restart_failed_env_runners=True,
+                max_num_env_runner_restarts=1_000_000,
+                delay_between_env_runner_restarts_s=0.0,
+            )
+            .training(train_batch_size_per_learner=rollout.batch_size)
+            .debugging(seed=experiment.seed, log_level="ERROR")
+            .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
+        )
+        config._dont_auto_sync_env_runner_states = True
+        config.rl_experiment = experiment
+        config.rollout_plan = rollout_plan(experiment)
+        return config
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """One module: the policy, a critic a stream, the normalizer."""
+        assert self.rl_experiment is not None and self.rollout_plan is not None
+        network = self.rl_experiment.network
+        return RLModuleSpec(
+            module_class=ActorCriticModule,
+            model_config={
+                "hidden_sizes": network.hidden_sizes,
+                "activation": network.activation,
+                "initial_log_std": network.initial_log_std,
+                "streams": len(self.rollout_plan.streams),
+            },
+        )
+
+    def get_default_learner_class(self) -> type[ColumnLearner]:
+        """The columnar learner."""
+        return ColumnLearner
+
+
+class PolicyOptimization(Algorithm):
+    """Update rule x constraint x bonus, as `config.rl_experiment` says.
+
+    After each `train()`, `last_metrics` holds the iteration's metrics under the names of
+    `quadriga.platform.metrics`.
+    """
+
+    @classmethod
+    def get_default_config(cls) -> PolicyOptimizationConfig:
+        """A configuration without an experiment; see `PolicyOptimizationConfig.from_experiment`."""
+        return PolicyOptimizationConfig(algo_class=cls)
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Builds runners and learners."""
+        self.experiment: RLExperiment = config.rl_experiment
+        self.constraint = Constraint.from_settings(self.experiment.constraint)
+        self.env_steps = 0
+        self.updates = 0
+        self.total_cost = 0.0
+        self.total_episodes = 0
+        self.recent = EpisodeRecords()
+        self.last_metrics: dict[str, float] = {}
+        self._weights: Mapping[str, np.ndarray] | None = None
+        super().setup(config)
+
+    def training_step(self) -> None:
+        """One iteration.
+
+        Raises:
+            TrainingStopped: an environment failed for good, no runner came back in time, or training diverged.
+        """
+        started = time.perf_counter()
+        rollouts = self._sample()
+        sampled = time.perf_counter()
+        episodes = EpisodeRecords()
+        for rollout in rollouts:
+            episodes.extend(rollout.episodes)
+        self.constraint.observe(episodes.costs)
+        results = self._learn(rollouts)
+        self.updates += 1
+        self.env_steps += sum(rollout.env_steps for rollout in rollouts)
+        self.total_cost += sum(rollout.cost_sum for rollout in rollouts)
+        self.total_episodes += len(episodes)
+        learned = time.perf_counter()
+        metrics = self._metrics(rollouts, episodes) | results["metrics"]
+        metrics["time_sampling_s"] = sampled - started
+        metrics["time_learning_s"] = learned - sampled
+        metrics["env_steps_per_second"] = sum(rollout.env_steps for rollout in rollouts) / (learned - started)
+        self.last_metrics = metrics
+        for name, value in metrics.items():
+            self.metrics.log_value(name, value, window=1)
+        self._check_finite(metrics)
+
+    def _sample(self) -> list[Rollout]:
+        """A full batch from whichever runners live; lost shares are collected anew by the others."""
+        batch_size, envs = self.experiment.rollout.batch_size, self.experiment.rollout.envs_per_runner
+        rollouts: list[Rollout] = []
+        missing, request = batch_size, 0
+        while missing > 0:
+            if request:
+                self.restore_env_runners(self.env_runner_group)
+            runners = self._runners()
+            steps = max(1, -(-missing // (runners * envs)))
+            collected = self._request(steps=steps, request=request)
+            for rollout in collected:
+                if rollout.error is not None:
+                    raise TrainingStopped(f"stopped at env step {self.env_steps}: {rollout.error}")
+            rollouts += collected
+            missing = batch_size - sum(rollout.env_steps for rollout in rollouts)
+            if missing < batch_size * 0.01:  # a step that a raising environment lost is not worth a request
+                break
+            request += 1
+        return rollouts
+
+    def _request(self, *, steps: int, request: int) -> list[Rollout]:
+        weights = self.weights
+        arguments = {
+            "iteration": self.updates,
+            "request": request,
+            "steps": steps,
+            "shards": max(1, self.experiment.learner.learners),
+        }
+        if self.experiment.rollout.env_runners == 0:
+            return [self.env_runner_group.local_env_runner.sample(weights=weights, **arguments)]
+        return self.env_runner_group.foreach_env_runner(
+            "sample",
+            kwargs={"weights": ray.put(weights), **arguments},
+            local_env_runner=False,
+            timeout_seconds=self.experiment.rollout.sample_timeout,
+        )
+
+    def _runners(self) -> int:
+        """How many runners can collect now; waits for one to come back if all are lost."""
+        if self.experiment.rollout.env_runners == 0:
+            return 1
+        deadline = time.monotonic() + self.experiment.rollout.restart_timeout
+        while True:
+            healthy = self.env_runner_group.num_healthy_remote_env_runners()
+            if healthy:
+                return healthy
+            if time.monotonic() > deadline:
+                raise TrainingStopped(
+                    f"stopped at env step {self.env_steps}: no env runner came back within rollout.restart_timeout "
+                    f"({self.experiment.rollout.restart_timeout:g} s)"
+                )
+            time.sleep(0.2)
+            self.restore_env_runners(self.env_runner_group)
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """Finds restarted runners; weights and streams reach them with the next request."""
+        return list(env_runner_group.probe_unhealthy_env_runners() or [])
+
+    def _learn(self, rollouts: list[Rollout]) -> dict[str, Any]:
+        # Shard by shard, so that equal counts in order give every learner one shard of each runner.
+        shards = [rollout.shards[k] for k in range(len(rollouts[0].shards)) for rollout in rollouts]
+        moments = None
+        for rollout in rollouts:
+            if rollout.moments is not None:
+                moments = moments or RunningMoments(len(rollout.moments.mean))
+                moments.merge(rollout.moments)
+        results = self.learner_group.update(
+            training_data=TrainingData(batch_refs=shards),
+            objective=self.constraint.objective(),
+            moments=moments,
+            iteration=self.updates,
+            remaining=max(0.0, 1.0 - self.env_steps / self.experiment.steps),
+            return_state=True,
+            defer_solve_refs_to_learner=True,
+        )
+        self._weights = next(result["weights"] for result in results if result["weights"] is not None)
+        self.constraint.cost_scale = results[0]["cost_scale"]
+        return results[0]
+
+    @property
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """The module's state, as the runners get it."""
+        if self._weights is None:
+            state = self.learner_group.get_weights()
+            self._weights = state[DEFAULT_MODULE_ID]
+        return self._weights
+
+    def _metrics(self, rollouts: list[Rollout], episodes: EpisodeRecords) -> dict[str, float]:
+        """Episodes of the iteration, or the last `metrics_window` where it had fewer."""
+        window = self.experiment.rollout.metrics_window
+        self.recent = self.recent.followed_by(episodes).last(max(window, len(episodes)))
+        known = self.recent if len(self.recent) else None
+        return {
+            "env_steps": self.env_steps,
+            "episodes": self.total_episodes,
+            "episodes_this_iteration": len(episodes),
+            "episode_return_mean": float(np.mean(known.returns)) if known else float("nan"),
+            "episode_cost_mean": float(np.mean(known.costs)) if known else float("nan"),
+            "episode_length_mean": float(np.mean(known.lengths)) if known else float("nan"),
+            "cost_rate": self.total_cost / max(1, self.env_steps),
+            "lagrange_multiplier": self.constraint.controller.multiplier,
+            **self.constraint.terms(),
+            "environment_failures": sum(rollout.environment_failures for rollout in rollouts),
+            "env_runners_healthy": self.env_runner_group.num_healthy_remote_env_runners(),
+            "env_runner_restarts": self.env_runner_group.num_remote_worker_restarts(),
+        }
+
+    def _check_finite(self, metrics: Mapping[str, float]) -> None:
+        broken = [name for name in ("kl", "entropy", "reward_value_loss") if not np.isfinite(metrics.get(name, 0.0))]
+        if broken or metrics.get("parameters_finite", 1.0) != 1.0:
+            what = ", ".join(broken) or "parameters"
+            raise TrainingStopped(f"stopped at env step {self.env_steps}: {what} became NaN or infinite in the update")
+
+    # Checkpoints: RLlib saves the learners; what is ours is the counters, the constraint and the episodes under way.
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state and, under `quadriga`, everything that a bit-identical continuation needs besides."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        state[QUADRIGA_STATE] = {
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "total_cost": self.total_cost,
+            "total_episodes": self.total_episodes,
+            "recent": self.recent,
+            "constraint": self.constraint.state(),
+            "rollouts": self._rollout_states(),
+        }
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from a state."""
+        own = state.pop(QUADRIGA_STATE, None)
+        super().set_state(state)
+        self._weights = None
+        if own is None:
+            return
+        self.env_steps, self.updates = own["env_steps"], own["updates"]
+        self.total_cost, self.total_episodes, self.recent = own["total_cost"], own["total_episodes"], own["recent"]
+        self.constraint.load(own["constraint"])
+        self._load_rollout_states(own["rollouts"])
+
+    def restore_from_path(self, *args: Any, **kwargs: Any) -> None:
+        """RLlib's restore, after which the weights are read anew."""
+        super().restore_from_path(*args, **kwargs)
+        self._weights = None
+
+    def _rollout_states(self) -> dict[int, Any]:
+        """Of every runner that lives, by its index."""
+        if self.experiment.rollout.env_runners == 0:
+            return {0: self.env_runner_group.local_env_runner.rollout_state()}
+        results = self.env_runner_group.foreach_env_runner(
+            _indexed_rollout_state, local_env_runner=False, timeout_seconds=self.experiment.rollout.sample_timeout
+        )
+        return dict(results)
+
+    def _load_rollout_states(self, states: Mapping[int, Any]) -> None:
+        if self.experiment.rollout.env_runners == 0:
+            self.env_runner_group.local_env_runner.load_rollout_state(states.get(0))
+            return
+        for index in self.env_runner_group.healthy_env_runner_ids():
+            self.env_runner_group.foreach_env_runner(
+                "load_rollout_state",
+                kwargs={"state": states.get(index)},
+                remote_worker_ids=[index],
+                local_env_runner=False,
+            )
+
+
+def _indexed_rollout_state(runner: ColumnEnvRunner) -> tuple[int, Any]:
+    return runner.index, runner.rollout_state()

@@ -1,0 +1,113 @@
+"""A constraint at work: which episodes its cost is measured on, its controller, its objective."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from quadriga.policies.controllers import Controller, LagrangianController, NoController, PIDController
+from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings
+from quadriga.policies.objective import CostScale, Objective
+
+
+class Constraint:
+    """The multiplier of a run.
+
+    The cost `J_C` is the mean over the episodes that ended in the iteration, or over a window of
+    past ones if the settings say so: a window lags, and the multiplier with it. An iteration in
+    which no episode ends leaves the multiplier as it is.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        *,
+        cost_limit: float | None = None,
+        normalize: bool = True,
+        window: int | None = None,
+        cost_scale: CostScale | None = None,
+    ) -> None:
+        self.controller, self.cost_limit, self.normalize = controller, cost_limit, normalize
+        self.cost_scale = cost_scale
+        self.window: deque[float] | None = None if window is None else deque(maxlen=window)
+        self.measured_cost = math.nan
+
+    @classmethod
+    def from_settings(cls, settings: NoConstraint | LagrangianSettings | PIDSettings) -> Constraint:
+        """The constraint of an experiment."""
+        if isinstance(settings, NoConstraint):
+            return cls(NoController())
+        controller: Controller
+        if isinstance(settings, PIDSettings):
+            controller = PIDController(
+                cost_limit=settings.cost_limit,
+                kp=settings.kp,
+                ki=settings.ki,
+                kd=settings.kd,
+                p_smoothing=settings.p_smoothing,
+                d_smoothing=settings.d_smoothing,
+                delay=settings.d_delay,
+                initial=settings.initial_multiplier,
+                integral_max=math.inf if settings.integral_max is None else settings.integral_max,
+                multiplier_max=settings.multiplier_max,
+            )
+        else:
+            controller = LagrangianController(
+                cost_limit=settings.cost_limit,
+                learning_rate=settings.learning_rate,
+                initial=settings.initial_multiplier,
+                multiplier_max=settings.multiplier_max,
+            )
+        scale = (
+            CostScale(1.0, settings.scale_smoothing, settings.scale_max) if settings.reward_scale_invariance else None
+        )
+        return cls(
+            controller,
+            cost_limit=settings.cost_limit,
+            normalize=settings.normalize_objective,
+            window=settings.window,
+            cost_scale=scale,
+        )
+
+    def observe(self, episode_costs: Sequence[float]) -> None:
+        """Takes in the undiscounted costs of the episodes that ended in this iteration."""
+        if not episode_costs:
+            return
+        if self.window is not None:
+            self.window.extend(episode_costs)
+            episode_costs = list(self.window)
+        self.measured_cost = math.fsum(episode_costs) / len(episode_costs)
+        self.controller.update(self.measured_cost)
+
+    def objective(self) -> Objective:
+        """How to weigh the streams in the next update."""
+        return Objective(self.controller.multiplier, self.normalize, self.cost_scale)
+
+    def terms(self) -> dict[str, float]:
+        """For the metrics: the measured cost and the parts of the multiplier."""
+        if self.cost_limit is None:
+            return {}
+        terms = {"constraint_cost": self.measured_cost, **self.controller.terms()}
+        if self.cost_scale is not None:
+            terms["cost_scale"] = self.cost_scale.value
+        return terms
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a continuation needs."""
+        return {
+            "controller": self.controller.state(),
+            "window": None if self.window is None else list(self.window),
+            "measured_cost": self.measured_cost,
+            "cost_scale": self.cost_scale,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continues from `state`."""
+        self.controller.load(state["controller"])
+        if self.window is not None:
+            self.window.extend(state["window"] or ())
+        self.measured_cost = state["measured_cost"]
+        if self.cost_scale is not None and state["cost_scale"] is not None:
+            self.cost_scale = state["cost_scale"]

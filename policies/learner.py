@@ -1,0 +1,311 @@
+"""The learner: columns in, one update of the policy and its critics, weights out.
+
+An RLlib learner whose update is replaced whole: no episodes, no connectors, tensors made once.
+It weighs the advantages, hands them to the update rule and merges the normalizer; several
+learners share every minibatch through sums of flat vectors, and end bitwise equal.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+
+from quadriga.platform.rollouts.columns import ColumnBatch
+from quadriga.platform.rollouts.plan import COST, REWARD
+from quadriga.platform.statistics import RunningMoments
+from quadriga.policies import distributions, ppo
+from quadriga.policies.adam import FlatAdam
+from quadriga.policies.batch import UpdateBatch
+from quadriga.policies.experiment import AdvantageSettings, RLExperiment
+from quadriga.policies.gradients import Autograd, Gradients, WrittenOut
+from quadriga.policies.module import ActorCriticModule
+from quadriga.policies.networks import MLP, FlatParameters
+from quadriga.policies.objective import Objective
+
+logger = logging.getLogger("quadriga")
+
+
+class Descent:
+    """Parameters that move together: their flat vector, their optimizer, and the sum over learners."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], learning_rate: float) -> None:
+        self.flat = FlatParameters(parameters)
+        self.optimizer = FlatAdam(self.flat, learning_rate)
+        self.distributed = False
+
+    def descend(self, max_norm: float | None) -> None:
+        """One optimizer step from the gradients, summed over learners, their norm clipped."""
+        gradient = self.flat.gradient
+        if self.distributed:
+            torch.distributed.all_reduce(gradient)
+        if max_norm is not None:
+            clip_norm(gradient, max_norm)
+        self.optimizer.apply()
+
+
+def clip_norm(gradient: torch.Tensor, max_norm: float) -> None:
+    """Scales `gradient` [n] in place to an Euclidean norm of at most `max_norm`."""
+    if gradient.device.type == "cpu":
+        array = gradient.numpy()
+        norm = math.sqrt(array.dot(array))
+        if norm > max_norm:
+            array *= max_norm / norm
+    else:
+        gradient *= (max_norm / torch.linalg.vector_norm(gradient)).clamp(max=1.0)
+
+
+@dataclass
+class UpdateContext:
+    """What an update rule works with.
+
+    Attributes:
+        module: the policy and its critics.
+        gradients: fills the gradients of a minibatch.
+        policy: the policy's parameters and optimizer.
+        critics: the critics' parameters and optimizer.
+        streams: names of the value streams, in the order of the critics.
+        rng: of this learner and iteration.
+        distributed: whether there are other learners.
+    """
+
+    module: ActorCriticModule
+    gradients: Gradients
+    policy: Descent
+    critics: Descent
+    streams: tuple[str, ...]
+    rng: np.random.Generator
+    distributed: bool
+
+    def sum(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Sums float64 [n] over all learners; collective."""
+        tensor = torch.as_tensor(np.asarray(values, np.float64))
+        if self.distributed:
+            device = self.policy.flat.vector.device
+            tensor = tensor.to(device)
+            torch.distributed.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+
+class ColumnLearner(TorchLearner):
+    """Updates from `ColumnBatch`es by the rule of `config.rl_experiment`."""
+
+    def build(self) -> None:
+        """Builds the module and its optimizers; all learners begin with the first one's weights."""
+        self.experiment: RLExperiment = self.config.rl_experiment
+        torch.set_num_threads(self.experiment.learner.threads)
+        super().build()
+        self._share_first_weights()
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Gradients are summed as flat vectors; modules stay as they are."""
+
+    @property
+    def actor_critic(self) -> ActorCriticModule:
+        """The one module."""
+        return self.module[DEFAULT_MODULE_ID]
+
+    @property
+    def distributed(self) -> bool:
+        """Whether other learners share the update."""
+        return torch.distributed.is_available() and torch.distributed.is_initialized() and self.config.num_learners > 1
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """One flat optimizer for the policy and one for the critics."""
+        module, settings = self.module[module_id], self.experiment.update
+        self.policy_descent = Descent(module.policy_parameters(), settings.learning_rate)
+        self.critic_descent = Descent(list(module.critics.parameters()), settings.critic_learning_rate)
+        for name, descent in (("policy", self.policy_descent), ("critics", self.critic_descent)):
+            descent.distributed = self.distributed
+            self.register_optimizer(
+                module_id=module_id, optimizer_name=name, optimizer=descent.optimizer, params=[descent.flat.vector]
+            )
+        plain = isinstance(module.policy, MLP) and isinstance(module.critics, MLP)
+        self.gradients: Gradients = WrittenOut(module) if plain else Autograd(module)
+
+    def _share_first_weights(self) -> None:
+        if self.distributed:
+            for descent in (self.policy_descent, self.critic_descent):
+                torch.distributed.broadcast(descent.flat.vector.data, src=0)
+
+    def compute_loss_for_module(self, **kwargs: Any) -> Any:
+        """Not used: the update rule owns its loss."""
+        raise NotImplementedError("the update rule owns its loss; see quadriga.policies.ppo")
+
+    def update(
+        self,
+        *,
+        training_data: Any,
+        objective: Objective,
+        moments: RunningMoments | None,
+        iteration: int,
+        remaining: float,
+        return_state: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """One update; collective over all learners.
+
+        Args:
+            training_data: holds `batch_refs`: references to `ColumnBatch`es, or the batches themselves.
+            objective: how the streams' advantages are weighed.
+            moments: of this iteration's raw observations over all runners, for the normalizer.
+            iteration: keys the order of the minibatches.
+            remaining: share of the run that is left, for annealing.
+            return_state: whether to return the weights.
+
+        Returns:
+            `metrics` (finite floats unless training diverged), `cost_scale` (the objective's, updated)
+            and `weights` (the module's state, or `None`).
+        """
+        columns = ColumnBatch.concatenate(_fetch(training_data.batch_refs) or [self._no_rows()])
+        settings = self.experiment.update
+        if settings.anneal_learning_rate:
+            self.policy_descent.optimizer.param_groups[0]["lr"] = settings.learning_rate * remaining
+        streams = tuple(stream.name for stream in self.config.rollout_plan.streams)
+        context = UpdateContext(
+            module=self.actor_critic,
+            gradients=self.gradients,
+            policy=self.policy_descent,
+            critics=self.critic_descent,
+            streams=streams,
+            rng=np.random.default_rng((self.experiment.seed, self._learner_index, iteration, 1)),
+            distributed=self.distributed,
+        )
+        if context.sum([float(len(columns))])[0] == 0:
+            logger.warning(
+                "all steps of iteration %d were lost with their runners; nothing is learned from it", iteration
+            )
+            return {"metrics": {}, "cost_scale": objective.cost_scale, "weights": self._weights(return_state)}
+        metrics = _explained_variances(columns, context)
+        standardized = _standardized(columns.advantages, context, self.experiment.advantage)
+        batch = UpdateBatch(
+            columns.observations,
+            columns.actions,
+            columns.log_probs,
+            columns.distributions,
+            standardized[0],
+            columns.value_targets,
+        )
+        if objective.cost_scale is not None:
+            objective = self._rescaled(objective, batch, standardized, context)
+        weights = objective.weights()
+        batch.advantages = sum(
+            np.float32(weights.get(name, weights[REWARD])) * standardized[k] for k, name in enumerate(streams)
+        )
+        with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported, once, by the algorithm
+            metrics |= ppo.update(batch.to(self._device), context, settings)
+        metrics["learning_rate"] = self.policy_descent.optimizer.param_groups[0]["lr"]
+        if self.actor_critic.log_std is not None:
+            metrics["policy_std"] = float(self.actor_critic.log_std.detach().exp().mean())
+        finite = bool(
+            torch.isfinite(self.policy_descent.flat.vector).all()
+            and torch.isfinite(self.critic_descent.flat.vector).all()
+        )
+        metrics["parameters_finite"] = float(finite)
+        if moments is not None:
+            self.actor_critic.normalizer.merge(moments)
+        self._weights_seq_no += 1
+        return {
+            "metrics": metrics,
+            "cost_scale": objective.cost_scale,
+            "weights": self._weights(return_state),
+        }
+
+    def _weights(self, wanted: bool) -> dict[str, np.ndarray] | None:
+        return self.actor_critic.get_state() if wanted else None
+
+    def _rescaled(
+        self, objective: Objective, batch: UpdateBatch, advantages: np.ndarray, context: UpdateContext
+    ) -> Objective:
+        """`objective` with beta from the norms of the two unscaled policy gradients at the acting policy."""
+        assert objective.cost_scale is not None
+        names = list(context.streams)
+        total = int(context.sum([float(len(batch))])[0])
+        norms = []
+        for name in (REWARD, COST):
+            part = replace(batch, advantages=advantages[names.index(name)]).tensors()
+            inputs = self.actor_critic.distribution_inputs(part.observations.to(self._device))
+            log_probs = distributions.log_probs(inputs, self.actor_critic.log_std, part.actions.to(self._device))
+            surrogate = (log_probs * part.advantages.to(self._device)).sum() / total
+            gradients = torch.autograd.grad(surrogate, self.actor_critic.policy_parameters())
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).double().cpu().numpy()
+            norms.append(float(np.linalg.norm(context.sum(flat))))
+        return replace(objective, cost_scale=objective.cost_scale.updated(*norms))
+
+    def _no_rows(self) -> ColumnBatch:
+        """A batch without rows, for a learner whose share was lost with its runner."""
+        module = self.actor_critic
+        obs_dim = module.normalizer.mean.numel()
+        dist_dim = module.policy.biases[-1].shape[-1]
+        streams = module.critics.biases[-1].shape[0]
+        empty = np.empty
+        actions = empty((0,), np.int64) if module.discrete else empty((0, dist_dim), np.float32)
+        return ColumnBatch(
+            empty((0, obs_dim), np.float32),
+            actions,
+            empty((0,), np.float32),
+            empty((0, dist_dim), np.float32),
+            empty((streams, 0), np.float32),
+            empty((streams, 0), np.float32),
+        )
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Loads a state whatever its age: RLlib's own keeps newer weights, so that going back would fail."""
+        self._weights_seq_no = 0
+        super().set_state(state)
+
+
+def _fetch(references: Sequence[Any]) -> list[ColumnBatch]:
+    """The batches behind `references`; those that died with their runner are left out."""
+    batches = []
+    for reference in references:
+        try:
+            batches.append(ray.get(reference) if isinstance(reference, ray.ObjectRef) else reference)
+        except (ray.exceptions.ObjectLostError, ray.exceptions.OwnerDiedError) as error:
+            logger.warning(
+                "a runner was lost before its columns were read; its steps are left out: %s", type(error).__name__
+            )
+    return batches
+
+
+def _standardized(advantages: np.ndarray, context: UpdateContext, settings: AdvantageSettings) -> np.ndarray:
+    """Advantages [K, B] after what the settings ask for, by statistics over all learners' rows."""
+    total, total_squares, size = _moments(advantages, context)
+    means = total / size
+    deviations = np.sqrt(np.maximum(total_squares / size - means**2, 0.0))
+    result = np.empty_like(advantages)
+    for k, name in enumerate(context.streams):
+        how = settings.cost if name == COST else settings.reward
+        shift = 0.0 if how == "none" else means[k]
+        scale = 1.0 / (deviations[k] + 1e-8) if how == "standardize" else 1.0
+        result[k] = (advantages[k] - np.float32(shift)) * np.float32(scale)
+    return result
+
+
+def _moments(rows: np.ndarray, context: UpdateContext) -> tuple[np.ndarray, np.ndarray, float]:
+    """Sums and sums of squares [K] of [K, B] over all learners, and how many rows there are."""
+    wide = rows.astype(np.float64)
+    sums = context.sum(np.concatenate([wide.sum(1), np.square(wide).sum(1), [float(rows.shape[1])]]))
+    return sums[: len(rows)], sums[len(rows) : -1], float(sums[-1])
+
+
+def _explained_variances(columns: ColumnBatch, context: UpdateContext) -> dict[str, float]:
+    """`1 - Var(target - value) / Var(target)` a stream; 0 where the targets are constant."""
+    target_sum, target_squares, size = _moments(columns.value_targets, context)
+    error_sum, error_squares, _ = _moments(columns.advantages, context)
+    target_variance = target_squares / size - (target_sum / size) ** 2
+    error_variance = error_squares / size - (error_sum / size) ** 2
+    return {
+        "explained_variance" if name == REWARD else f"{name}_explained_variance": (
+            float(1.0 - error_variance[k] / target_variance[k]) if target_variance[k] > 1e-12 else 0.0
+        )
+        for k, name in enumerate(context.streams)
+    }

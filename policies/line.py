@@ -1,0 +1,74 @@
+"""Reinforcement learning as a line of work: what the registry of `quadriga.platform.lines` finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from quadriga.platform.lines import EvaluationRequest, Line, Trainer
+from quadriga.policies.experiment import NoConstraint, RLExperiment
+from quadriga.policies.presets import PRESETS
+
+
+def _make_trainer(experiment: RLExperiment) -> Trainer:
+    from quadriga.policies.trainer import RLTrainer
+
+    return RLTrainer(experiment)
+
+
+def _check(experiment: RLExperiment) -> None:
+    from quadriga.platform.environments.registry import make_vector_env
+
+    make_vector_env(experiment.env, 1).close()
+
+
+def _cpus(experiment: RLExperiment) -> int:
+    learner = experiment.learner
+    return 1 + experiment.rollout.env_runners + learner.learners * learner.threads
+
+
+def _evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationRequest) -> Mapping[str, Sequence[float]]:
+    from quadriga.policies.evaluation import evaluate
+
+    return evaluate(experiment, checkpoint, request)
+
+
+def _task(experiment: RLExperiment) -> str:
+    return experiment.env.id
+
+
+def _reference(experiment: RLExperiment, metric: str) -> float | None:
+    constraint = experiment.constraint
+    if metric != "episode_cost_mean" or isinstance(constraint, NoConstraint):
+        return None
+    return constraint.cost_limit
+
+
+LINE = Line(
+    name="rl",
+    summary="safe reinforcement learning and exploration: update rule x constraint x bonus",
+    experiment=RLExperiment,
+    presets=PRESETS,
+    make_trainer=_make_trainer,
+    evaluate=_evaluate,
+    step_metric="env_steps",
+    task=_task,
+    curves={
+        "episode_return_mean": "Return of an episode",
+        "episode_cost_mean": "Cost of an episode",
+        "lagrange_multiplier": "Lagrange multiplier",
+    },
+    reference=_reference,
+    headline=("episode_return_mean", "episode_cost_mean", "lagrange_multiplier", "kl", "env_steps_per_second"),
+    components={
+        "update rule": {"ppo": "clipped surrogate, several epochs of minibatches (Schulman et al. 2017)"},
+        "constraint": {
+            "none": "costs are measured, not limited",
+            "lagrangian": "gradient ascent on the multiplier (Ray, Achiam, Amodei 2019)",
+            "pid": "PID control of the multiplier (Stooke, Achiam, Abbeel 2020)",
+        },
+        "bonus": {"none": "no intrinsic reward"},
+    },
+    cpus=_cpus,
+    check=_check,
+)

@@ -1,0 +1,111 @@
+"""The RLModule: a policy, one critic a value stream, and the observation normalizer, in one state.
+
+The normalizer is part of the module so that a checkpoint of the module is a whole policy: what
+goes in is a raw observation. It is measured on the runners and merged exactly by the training loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from torch import nn
+
+from quadriga.platform.rollouts.actors import OBSERVATION_CLIP
+from quadriga.platform.statistics import RunningMoments
+from quadriga.policies.networks import MLP
+
+MINIMUM_DEVIATION = 1e-4
+
+
+class Normalizer(nn.Module):
+    """Subtracts the mean, divides by the deviation and clips; the identity until it has seen anything.
+
+    Buffers: `count`, `sample_mean`, `m2` (float64, exact) and `mean`, `scale` (float32, in use).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("sample_mean", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("m2", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Raw observations [B, dim] to normalized ones."""
+        return ((observations - self.mean) * self.scale).clamp(-OBSERVATION_CLIP, OBSERVATION_CLIP)
+
+    def merge(self, moments: RunningMoments) -> None:
+        """Takes in what the runners measured."""
+        own = RunningMoments.from_state(
+            {"count": self.count.cpu().numpy(), "mean": self.sample_mean.cpu().numpy(), "m2": self.m2.cpu().numpy()}
+        )
+        own.merge(moments)
+        deviation = np.sqrt(own.variance)
+        # A constant input carries nothing: scale 1 leaves it at zero instead of amplifying rounding.
+        scale = np.where(deviation > MINIMUM_DEVIATION, 1.0 / np.maximum(deviation, MINIMUM_DEVIATION), 1.0)
+        self.count.fill_(own.count)
+        for buffer, value in (
+            (self.sample_mean, own.mean),
+            (self.m2, own.m2),
+            (self.mean, own.mean),
+            (self.scale, scale),
+        ):
+            buffer.copy_(torch.as_tensor(value))
+
+
+class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
+    """`model_config`: `hidden_sizes`, `activation`, `initial_log_std`, `streams` (how many critics)."""
+
+    def setup(self) -> None:
+        """Builds the networks for flat Box observations and Box or Discrete actions."""
+        config = self.model_config
+        obs_dim = int(np.prod(self.observation_space.shape))
+        self.discrete = isinstance(self.action_space, gym.spaces.Discrete)
+        dist_dim = int(self.action_space.n) if self.discrete else int(np.prod(self.action_space.shape))
+        hidden = list(config["hidden_sizes"])
+        self.normalizer = Normalizer(obs_dim)
+        self.policy = MLP([obs_dim, *hidden, dist_dim], config["activation"], final_gain=0.01)
+        self.critics = MLP([obs_dim, *hidden, 1], config["activation"], final_gain=1.0, stack=config["streams"])
+        self.log_std = (
+            None if self.discrete else nn.Parameter(torch.full((dist_dim,), float(config["initial_log_std"])))
+        )
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """What the update rule changes."""
+        return [*self.policy.parameters(), *([] if self.log_std is None else [self.log_std])]
+
+    def distribution_inputs(self, observations: torch.Tensor) -> torch.Tensor:
+        """Means or logits [B, dist_dim] of normalized observations."""
+        return self.policy(observations)
+
+    def values(self, observations: torch.Tensor) -> torch.Tensor:
+        """Values [K, B] of normalized observations."""
+        return self.critics(observations)[..., 0]
+
+    # RLlib's interface, on raw observations.
+
+    def _forward(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        inputs = self.policy(self.normalizer(batch[Columns.OBS]))
+        if self.log_std is not None:
+            inputs = torch.cat([inputs, self.log_std.expand_as(inputs)], dim=-1)
+        return {Columns.ACTION_DIST_INPUTS: inputs}
+
+    def compute_values(self, batch: Mapping[str, Any], embeddings: Any = None) -> torch.Tensor:
+        """Reward values [B] of raw observations."""
+        return self.values(self.normalizer(batch[Columns.OBS]))[0]
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """All parameters and buffers as numpy copies, in their own dtypes."""
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Loads what `get_state` gave; RLlib's own conversion would narrow the float64 buffers."""
+        self.load_state_dict({name: torch.as_tensor(np.asarray(value)) for name, value in state.items()}, strict=True)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from quadriga.policies.constraints import Constraint
+from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings
+from quadriga.policies.objective import CostScale, Objective
+
+
+def test_normalized_weights_are_the_paper_s() -> None:
+    weights = Objective(multiplier=3.0, normalize=True).weights()
+    assert weights == pytest.approx({"reward": 1 / 4, "cost": -3 / 4})
+
+
+def test_without_normalization_the_reward_weighs_one() -> None:
+    assert Objective(multiplier=3.0, normalize=False).weights() == pytest.approx({"reward": 1.0, "cost": -3.0})
+
+
+def test_cost_scale_multiplies_the_cost_alone() -> None:
+    scale = CostScale(value=2.0, smoothing=0.9, maximum=10)
+    assert Objective(1.0, True, scale).weights() == pytest.approx({"reward": 0.5, "cost": -1.0})
+
+
+def test_cost_scale_is_a_capped_moving_average_of_the_ratio_of_norms() -> None:
+    scale = CostScale(value=1.0, smoothing=0.5, maximum=10)
+    assert scale.updated(reward_norm=6.0, cost_norm=2.0).value == pytest.approx(2.0)
+    assert scale.updated(reward_norm=1.0, cost_norm=0.0).value == pytest.approx(5.5)
+
+
+def test_cost_scale_follows_the_scale_of_rewards() -> None:
+    small = CostScale(0.0, 0.0, 1e9).updated(1.0, 4.0)
+    large = CostScale(0.0, 0.0, 1e9).updated(10.0, 4.0)
+    assert large.value == pytest.approx(10 * small.value)
+
+
+def test_the_multiplier_follows_the_episodes_of_the_iteration() -> None:
+    constraint = Constraint.from_settings(PIDSettings(kp=0.1, ki=0, kd=0, cost_limit=25))
+    constraint.observe([30.0, 40.0])
+    assert constraint.controller.multiplier == pytest.approx(1.0)
+    constraint.observe([])
+    assert constraint.controller.multiplier == pytest.approx(1.0), "no episode ended: nothing was measured"
+
+
+def test_a_window_averages_past_episodes() -> None:
+    constraint = Constraint.from_settings(PIDSettings(kp=1, ki=0, kd=0, cost_limit=0, window=4))
+    constraint.observe([10.0, 10.0])
+    constraint.observe([30.0, 30.0])
+    assert constraint.measured_cost == 20.0
+    constraint.observe([30.0, 30.0])
+    assert constraint.measured_cost == 30.0
+
+
+def test_no_constraint_never_weighs_the_cost() -> None:
+    constraint = Constraint.from_settings(NoConstraint())
+    constraint.observe([1000.0])
+    assert constraint.objective().weights()["cost"] == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [PIDSettings(window=3, reward_scale_invariance=True, d_delay=2), LagrangianSettings()]
+)
+def test_a_loaded_constraint_continues_exactly(settings: PIDSettings | LagrangianSettings) -> None:
+    first, second = Constraint.from_settings(settings), Constraint.from_settings(settings)
+    first.observe([50.0, 60.0])
+    second.load(first.state())
+    first.observe([10.0])
+    second.observe([10.0])
+    assert second.objective() == first.objective()
+    assert second.state() == first.state()

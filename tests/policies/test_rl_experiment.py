@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quadriga.platform.errors import UserError
+from quadriga.platform.experiment import build, load, parse_assignments
+from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings, RLExperiment
+from quadriga.policies.line import LINE
+from quadriga.policies.presets import PRESETS
+
+
+def rl(preset: str, *assignments: str) -> RLExperiment:
+    experiment = load(preset, parse_assignments(["env=CartPole-v1", *assignments]))
+    assert isinstance(experiment, RLExperiment)
+    return experiment
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_valid_experiment_of_its_own_name(preset: str) -> None:
+    experiment = rl(preset)
+    assert experiment.preset == preset
+    assert build(experiment.model_dump(mode="json")) == experiment
+
+
+def test_presets_are_what_their_names_say() -> None:
+    kinds = {preset: type(rl(preset).constraint) for preset in PRESETS}
+    assert kinds == {"ppo": NoConstraint, "ppo-lagrangian": LagrangianSettings, "pid-lagrangian": PIDSettings}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("constraint.cost_limit=-1", "constraint.cost_limit: expected greater than or equal to 0, got -1"),
+        ("constraint.kp=fast", "constraint.kp: expected a valid number"),
+        ("constraint.kpp=1", "unknown key 'constraint.kpp'; did you mean 'constraint.kp'"),
+        ("constraint.kind=pdi", "constraint.kind"),
+        ("update.clip=1.5", "update.clip: expected less than 1, got 1.5"),
+        ("rollout.batch_size=0", "rollout.batch_size: expected greater than or equal to 1, got 0"),
+        ("rollout.env_runner=2", "did you mean 'rollout.env_runners'"),
+        ("update.minibatch_size=1e6", "expected at most rollout.batch_size"),
+        ("network.hidden_sizes=[]", "network.hidden_sizes"),
+        ("advantage.discount=nan", "advantage.discount"),
+        ("steps=-5", "steps: expected greater than 0, got -5"),
+    ],
+)
+def test_bad_values_are_named_with_what_is_allowed(assignment: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        rl("pid-lagrangian", assignment)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_kind_of_constraint_replaces_the_preset_s() -> None:
+    constraint = rl("pid-lagrangian", "constraint.kind=lagrangian", "constraint.learning_rate=0.1").constraint
+    assert constraint == LagrangianSettings(learning_rate=0.1)
+
+
+def test_an_unknown_environment_is_refused_before_anything_starts() -> None:
+    experiment = load("ppo", {"env": {"id": "SafetyPointGaol1-v0"}})
+    with pytest.raises(UserError, match="unknown environment 'SafetyPointGaol1-v0'; did you mean 'SafetyPointGoal1-v0'"):
+        LINE.check(experiment)
+
+
+@pytest.mark.parametrize(
+    ("changes", "slots"), [({}, 1), ({"rollout": {"env_runners": 3}}, 4), ({"learner": {"learners": 2, "threads": 2}}, 5)]
+)
+def test_ray_is_asked_for_what_the_run_occupies(changes: dict[str, Any], slots: int) -> None:
+    assert LINE.cpus(load("ppo", {"env": "CartPole-v1", **changes})) == slots
+
+
+def test_the_cost_limit_is_drawn_in_the_cost_s_panel() -> None:
+    constrained, free = rl("pid-lagrangian", "constraint.cost_limit=7"), rl("ppo")
+    assert LINE.reference(constrained, "episode_cost_mean") == 7
+    assert LINE.reference(constrained, "episode_return_mean") is None
+    assert LINE.reference(free, "episode_cost_mean") is None

@@ -1,0 +1,259 @@
+"""The algorithm on real Ray: full batches, exact continuation, faults, several learners."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from quadriga.platform.errors import TrainingStopped
+from quadriga.platform.experiment import build, merged
+from quadriga.policies.experiment import RLExperiment
+from quadriga.policies.trainer import RLTrainer
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+SMALL: dict[str, Any] = {
+    "preset": "pid-lagrangian",
+    "seed": 3,
+    "steps": 4000,
+    "env": {"id": "faulty_environments:Ramp-v0"},
+    "rollout": {"batch_size": 400, "envs_per_runner": 4},
+    "network": {"hidden_sizes": [16]},
+    "update": {"epochs": 3, "minibatch_size": 64},
+    "constraint": {"cost_limit": 4.0},
+}
+
+
+def experiment(**changes: Any) -> RLExperiment:
+    result = build(merged(SMALL, changes))
+    assert isinstance(result, RLExperiment)
+    return result
+
+
+class Trainers:
+    """Makes trainers and ends them with the test."""
+
+    def __init__(self) -> None:
+        self.made: list[RLTrainer] = []
+
+    def __call__(self, **changes: Any) -> RLTrainer:
+        self.made.append(RLTrainer(experiment(**changes)))
+        return self.made[-1]
+
+
+@pytest.fixture
+def make_trainer() -> Iterator[Trainers]:
+    trainers = Trainers()
+    yield trainers
+    for trainer in trainers.made:
+        trainer.stop()
+
+
+def everything(trainer: RLTrainer) -> dict[str, Any]:
+    """All that a run is made of: weights, normalizer, optimizers, multiplier, counters, episodes under way."""
+    algorithm = trainer.algorithm
+    state = algorithm.learner_group.get_state()["learner"]
+    own = algorithm.get_state()["quadriga"]
+    return {"weights": dict(algorithm.weights), "optimizers": state["optimizer"], "own": own}
+
+
+def assert_identical(result: Any, expected: Any, where: str = "") -> None:
+    assert type(result) is type(expected), where
+    if isinstance(expected, dict):
+        assert result.keys() == expected.keys(), where
+        for key, value in expected.items():
+            assert_identical(result[key], value, f"{where}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(result) == len(expected), where
+        for index, value in enumerate(expected):
+            assert_identical(result[index], value, f"{where}/{index}")
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_array_equal(result, expected, err_msg=where)
+    else:
+        assert result == expected or (result != result and expected != expected), where
+
+
+def test_an_iteration_is_a_full_batch_and_reports_itself(make_trainer: Trainers) -> None:
+    trainer = make_trainer()
+    first, second = trainer.train_iteration(), trainer.train_iteration()
+    assert (first["env_steps"], second["env_steps"]) == (400, 800)
+    assert second["episodes"] == 80
+    assert second["episode_return_mean"] == 55.0
+    assert second["episode_length_mean"] == 10.0
+    assert 0 <= second["episode_cost_mean"] <= 10
+    assert second["cost_rate"] == pytest.approx(second["episode_cost_mean"] / 10, abs=0.2)
+    assert 0 < second["kl"] < 0.5
+
+
+def test_the_multiplier_drives_the_cost_to_its_limit(make_trainer: Trainers) -> None:
+    env = {"id": "faulty_environments:Tempting-v0"}
+    free = make_trainer(env=env, constraint={"kind": "none"})
+    held = make_trainer(env=env, constraint={"cost_limit": 2.0, "kp": 0.2, "ki": 0.05})
+    unconstrained, constrained = ([trainer.train_iteration() for _ in range(80)] for trainer in (free, held))
+    assert np.mean([row["episode_cost_mean"] for row in unconstrained[-10:]]) > 6
+    assert np.mean([row["constraint_cost"] for row in constrained[-20:]]) == pytest.approx(2.0, abs=0.5)
+    assert constrained[-1]["lagrange_multiplier"] > 0
+
+
+def test_normalizer_is_exact_over_all_runners(make_trainer: Trainers) -> None:
+    trainer = make_trainer(rollout={"env_runners": 2})
+    trainer.train_iteration()
+    weights = trainer.algorithm.weights
+    assert weights["normalizer.count"] == 400
+    assert weights["normalizer.sample_mean"][0] == pytest.approx(0.45)
+    assert weights["normalizer.m2"][0] / 400 == pytest.approx(np.var(np.arange(10) / 10))
+
+
+@pytest.mark.parametrize("env_runners", [0, 1])
+@pytest.mark.parametrize("env", ["faulty_environments:Ramp-v0", "HalfCheetah-v5"])
+def test_resume_is_bit_identical(make_trainer: Trainers, tmp_path: Path, env_runners: int, env: str) -> None:
+    changes = {"env": {"id": env}, "rollout": {"env_runners": env_runners, "envs_per_runner": 3}}
+    whole = make_trainer(**changes)
+    for _ in range(4):
+        expected_row = whole.train_iteration()
+    half = make_trainer(**changes)
+    for _ in range(2):
+        half.train_iteration()
+    half.save(tmp_path)
+    half.stop()
+    resumed = make_trainer(**changes)
+    resumed.restore(tmp_path)
+    for _ in range(2):
+        row = resumed.train_iteration()
+    assert_identical(everything(resumed), everything(whole))
+    timings = {"time_sampling_s", "time_learning_s", "env_steps_per_second"}
+    assert_identical(
+        {name: value for name, value in row.items() if name not in timings},
+        {name: value for name, value in expected_row.items() if name not in timings},
+    )
+
+
+def test_an_older_checkpoint_can_be_loaded_into_a_running_algorithm(make_trainer: Trainers, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    trainer.train_iteration()
+    trainer.save(tmp_path)
+    saved = everything(trainer)
+    trainer.train_iteration()
+    trainer.restore(tmp_path)
+    assert_identical(everything(trainer), saved)
+
+
+def test_a_killed_runner_is_replaced_and_every_batch_is_full(make_trainer: Trainers, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    env = {"id": "faulty_environments:Killed-v0", "kwargs": {"mark": str(mark)}}
+    trainer = make_trainer(env=env, rollout={"env_runners": 2})
+    steps = [trainer.train_iteration()["env_steps"]]
+    mark.touch()  # one runner kills its process in the middle of the next rollout
+    steps += [trainer.train_iteration()["env_steps"] for _ in range(3)]
+    assert not mark.exists()
+    assert np.diff([0, *steps]).tolist() == [400, 400, 400, 400]
+    assert np.isfinite(trainer.algorithm.weights["log_std"]).all()
+
+
+def test_the_only_runner_may_be_killed(make_trainer: Trainers, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    env = {"id": "faulty_environments:Killed-v0", "kwargs": {"mark": str(mark)}}
+    trainer = make_trainer(env=env, rollout={"env_runners": 1})
+    trainer.train_iteration()
+    mark.touch()
+    row = trainer.train_iteration()
+    assert row["env_steps"] == 800
+    assert row["env_runner_restarts"] == 1
+
+
+def test_a_runner_that_never_comes_back_stops_the_run(make_trainer: Trainers) -> None:
+    trainer = make_trainer(rollout={"env_runners": 1, "restart_timeout": 1.0})
+    trainer.train_iteration()
+    (actor,) = trainer.algorithm.env_runner_group._worker_manager.actors().values()
+    ray.kill(actor, no_restart=True)
+    with pytest.raises(TrainingStopped, match=r"env step 400: no env runner came back within rollout.restart_timeout"):
+        trainer.train_iteration()
+
+
+@pytest.mark.parametrize("env_runners", [0, 1])
+def test_a_nan_reward_stops_the_run_and_names_the_step(
+    make_trainer: Trainers, tmp_path: Path, env_runners: int
+) -> None:
+    mark = tmp_path / "mark"
+    env = {"id": "faulty_environments:NaNReward-v0", "kwargs": {"mark": str(mark)}}
+    trainer = make_trainer(env=env, rollout={"env_runners": env_runners})
+    trainer.train_iteration()
+    mark.touch()
+    with pytest.raises(TrainingStopped, match=r"stopped at env step 400: env runner .* reward nan"):
+        trainer.train_iteration()
+
+
+@pytest.mark.parametrize("env_runners", [0, 1])
+def test_an_environment_that_raises_is_rebuilt_or_stops_the_run(
+    make_trainer: Trainers, tmp_path: Path, env_runners: int
+) -> None:
+    mark = tmp_path / "mark"
+    env = {"id": "faulty_environments:Marked-v0", "kwargs": {"mark": str(mark)}}
+    mark.touch()
+    row = make_trainer(env=env, rollout={"env_runners": env_runners}).train_iteration()
+    assert row["environment_failures"] == 1
+    assert row["env_steps"] == 399, "the lost step is not counted"
+    mark.touch()
+    strict = make_trainer(env={**env, "on_error": "raise"}, rollout={"env_runners": env_runners})
+    with pytest.raises(TrainingStopped, match="the physics exploded"):
+        strict.train_iteration()
+
+
+def test_diverged_training_stops(make_trainer: Trainers) -> None:
+    trainer = make_trainer(update={"learning_rate": 1e30, "target_kl": None, "max_grad_norm": None})
+    with pytest.raises(TrainingStopped, match=r"stopped at env step 400: .* became NaN or infinite"):
+        trainer.train_iteration()
+
+
+def test_two_learners_give_the_update_of_one(make_trainer: Trainers) -> None:
+    """One minibatch is the whole batch: the order of rows does not matter, only their sums."""
+    changes = {"update": {"minibatch_size": 400, "epochs": 2}, "rollout": {"env_runners": 2}}
+    one = make_trainer(**changes)
+    rows = [[one.train_iteration() for _ in range(2)][-1]]
+    weights = dict(one.algorithm.weights)
+    one.stop()
+    two = make_trainer(**changes, learner={"learners": 2})
+    rows.append([two.train_iteration() for _ in range(2)][-1])
+    for name, value in weights.items():
+        np.testing.assert_allclose(two.algorithm.weights[name], value, atol=2e-5, err_msg=name)
+    for name in ("kl", "entropy", "explained_variance", "cost_explained_variance", "reward_value_loss"):
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-3, abs=1e-5), name
+    states = two.algorithm.learner_group.foreach_learner(lambda learner: learner.module[DEFAULT_MODULE_ID].get_state())
+    first, second = (result.get() for result in states)
+    for name, value in first.items():
+        np.testing.assert_array_equal(second[name], value, err_msg=name)
+
+
+def test_cost_scale_makes_updates_invariant_to_the_scale_of_advantages(make_trainer: Trainers) -> None:
+    changes = {"constraint": {"reward_scale_invariance": True, "cost_limit": 0.0, "scale_smoothing": 0.0}}
+    row = make_trainer(**changes).train_iteration()
+    assert row["cost_scale"] > 0
+    assert row["cost_scale"] != 1.0
+
+
+def test_steps_lost_with_their_runner_are_left_out(
+    make_trainer: Trainers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner dies after it has sampled and before the learner has read its columns."""
+    trainer = make_trainer(rollout={"env_runners": 2})
+    sample = trainer.algorithm._sample
+
+    def sample_and_kill() -> Any:
+        rollouts = sample()
+        ray.kill(trainer.algorithm.env_runner_group._worker_manager.actors()[1], no_restart=False)
+        monkeypatch.setattr(trainer.algorithm, "_sample", sample)
+        return rollouts
+
+    monkeypatch.setattr(trainer.algorithm, "_sample", sample_and_kill)
+    with caplog.at_level(logging.WARNING, logger="quadriga"):
+        trainer.train_iteration()
+    row = trainer.train_iteration()
+    assert row["env_steps"] == 800
+    assert np.isfinite(row["kl"])

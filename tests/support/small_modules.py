@@ -1,0 +1,46 @@
+"""Small policies and batches for the tests of the learner."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from quadriga.policies import distributions
+from quadriga.policies.batch import UpdateBatch
+from quadriga.policies.module import ActorCriticModule
+
+OBS_DIM, ROWS, STREAMS = 7, 96, 2
+BOX, DISCRETE = gym.spaces.Box(-1, 1, (3,), np.float32), gym.spaces.Discrete(5)
+
+
+def make_module(action_space: gym.Space, activation: str, seed: int = 0, obs_dim: int = OBS_DIM) -> ActorCriticModule:
+    torch.manual_seed(seed)
+    module = ActorCriticModule(
+        observation_space=gym.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32),
+        action_space=action_space,
+        model_config={"hidden_sizes": (16, 12), "activation": activation, "initial_log_std": -0.3, "streams": STREAMS},
+    )
+    for parameter in module.parameters():  # far from the small initial outputs, so that every term counts
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return module
+
+
+def make_batch(module: ActorCriticModule, rows: int = ROWS, seed: int = 1) -> UpdateBatch:
+    rng = np.random.default_rng(seed)
+    observations = rng.standard_normal((rows, OBS_DIM), np.float32)
+    dist_dim = module.policy.biases[-1].shape[-1]
+    gaussian = rng.standard_normal((rows, dist_dim), np.float32)
+    actions = rng.integers(0, dist_dim, rows) if module.discrete else gaussian
+    with torch.no_grad():
+        inputs = module.distribution_inputs(torch.from_numpy(observations))
+        log_probs = distributions.log_probs(inputs, module.log_std, torch.from_numpy(actions)).numpy()
+    log_probs = log_probs + 0.3 * rng.standard_normal(rows, np.float32)  # ratios on both sides of the clip
+    return UpdateBatch(
+        observations,
+        actions,
+        log_probs,
+        inputs.numpy(),
+        rng.standard_normal(rows, np.float32),
+        rng.standard_normal((STREAMS, rows), np.float32),
+    )
