@@ -207,7 +207,9 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     if kind in {"extra_forbidden", "invalid_key"}:
         return _unknown_key(model, location, sections)
     if kind == "missing":
-        return f"{dotted}: missing"
+        held = (section.model_fields.get(location[-1]) for section in sections)
+        described = next((field.description for field in held if field is not None), None)
+        return f"{dotted}: missing" + (f" ({described})" if described else "")
     below = _sections_at(model, location)
     kinds = list(filter(None, map(_kind, below)))
     if kind.startswith("union_tag_") or (kind.startswith("model_") and len(kinds) > 1):

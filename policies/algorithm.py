@@ -268,7 +268,6 @@ class PolicyOptimization(Algorithm):
             "episode_cost_mean": float(np.mean(known.costs)) if known else float("nan"),
             "episode_length_mean": float(np.mean(known.lengths)) if known else float("nan"),
             "cost_rate": self.total_cost / max(1, self.env_steps),
-            "lagrange_multiplier": self.constraint.controller.multiplier,
             **self.constraint.terms(),
             "environment_failures": sum(rollout.environment_failures for rollout in rollouts),
             "env_runners_healthy": self.env_runner_group.num_healthy_remote_env_runners(),

@@ -86,10 +86,14 @@ class Constraint:
         return Objective(self.controller.multiplier, self.normalize, self.cost_scale)
 
     def terms(self) -> dict[str, float]:
-        """For the metrics: the measured cost and the parts of the multiplier."""
+        """For the metrics: the multiplier, its parts and the cost that it answers; nothing without a constraint."""
         if self.cost_limit is None:
             return {}
-        terms = {"constraint_cost": self.measured_cost, **self.controller.terms()}
+        terms = {
+            "lagrange_multiplier": self.controller.multiplier,
+            "constraint_cost": self.measured_cost,
+            **self.controller.terms(),
+        }
         if self.cost_scale is not None:
             terms["cost_scale"] = self.cost_scale.value
         return terms

@@ -121,7 +121,7 @@ class RLExperiment(Experiment):
     SHORTHAND: ClassVar[dict[str, str]] = {"env": "id", "update": "kind", "constraint": "kind", "bonus": "kind"}
 
     steps: Annotated[int, Field(gt=0, description="environment steps in total")] = 1_000_000
-    env: EnvironmentSettings
+    env: Annotated[EnvironmentSettings, Field(description="the environment, e.g. --env CartPole-v1")]
     rollout: RolloutSettings = RolloutSettings()
     network: NetworkSettings = NetworkSettings()
     advantage: AdvantageSettings = AdvantageSettings()

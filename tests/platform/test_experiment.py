@@ -290,7 +290,7 @@ def test_the_line_of_an_experiment_is_found(toy_line: Line) -> None:
 
 
 def test_validate_reports_problems_of_a_whole_model() -> None:
-    with pytest.raises(UserError, match=r"^here: steps: missing$"):
+    with pytest.raises(UserError, match=r"^here: steps: missing \(length of the run .*\)$"):
         validate(Experiment, {"preset": "toy"}, prefix="here: ")
 
 

@@ -64,6 +64,25 @@ def test_written_out_gradients_are_the_same_in_torch(action_space: gym.Space) ->
     torch.testing.assert_close(flat.gradient, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("action_space", [BOX, DISCRETE], ids=["gaussian", "categorical"])
+def test_gradients_and_steps_on_a_gpu_equal_those_on_a_cpu(action_space: gym.Space) -> None:
+    vectors = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        module = make_module(action_space, "tanh")
+        module.to(device)
+        flat = FlatParameters(list(module.parameters()))
+        optimizer, written = FlatAdam(flat, lr=0.01), WrittenOut(module)
+        for seed in range(5):
+            batch = make_batch(make_module(action_space, "tanh"), seed=seed).to(device)
+            written.policy(batch, 0.2, 0.01, ROWS)
+            written.critics(batch, ROWS)
+            clip_norm(flat.gradient, 0.5)
+            optimizer.apply()
+        vectors.append(flat.vector.detach().cpu())
+    torch.testing.assert_close(vectors[1], vectors[0], rtol=1e-3, atol=1e-4)
+
+
 def test_written_out_gradients_of_minibatches_add_up_to_the_batch() -> None:
     module = make_module(BOX, "tanh")
     flat, batch, written = FlatParameters(list(module.parameters())), make_batch(module), WrittenOut(module)

@@ -52,6 +52,11 @@ def test_bad_values_are_named_with_what_is_allowed(assignment: str, message: str
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_environment_says_how_to_give_one() -> None:
+    with pytest.raises(UserError, match=r"^env: missing \(the environment, e\.g\. --env CartPole-v1\)$"):
+        load("ppo")
+
+
 def test_another_kind_of_constraint_replaces_the_preset_s() -> None:
     constraint = rl("pid-lagrangian", "constraint.kind=lagrangian", "constraint.learning_rate=0.1").constraint
     assert constraint == LagrangianSettings(learning_rate=0.1)
@@ -59,12 +64,13 @@ def test_another_kind_of_constraint_replaces_the_preset_s() -> None:
 
 def test_an_unknown_environment_is_refused_before_anything_starts() -> None:
     experiment = load("ppo", {"env": {"id": "SafetyPointGaol1-v0"}})
-    with pytest.raises(UserError, match="unknown environment 'SafetyPointGaol1-v0'; did you mean 'SafetyPointGoal1-v0'"):
+    with pytest.raises(UserError, match="'SafetyPointGaol1-v0'; did you mean 'SafetyPointGoal1-v0'"):
         LINE.check(experiment)
 
 
 @pytest.mark.parametrize(
-    ("changes", "slots"), [({}, 1), ({"rollout": {"env_runners": 3}}, 4), ({"learner": {"learners": 2, "threads": 2}}, 5)]
+    ("changes", "slots"),
+    [({}, 1), ({"rollout": {"env_runners": 3}}, 4), ({"learner": {"learners": 2, "threads": 2}}, 5)],
 )
 def test_ray_is_asked_for_what_the_run_occupies(changes: dict[str, Any], slots: int) -> None:
     assert LINE.cpus(load("ppo", {"env": "CartPole-v1", **changes})) == slots

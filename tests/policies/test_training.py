@@ -14,6 +14,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from quadriga.platform.errors import TrainingStopped
 from quadriga.platform.experiment import build, merged
+from quadriga.policies.algorithm import PolicyOptimization
 from quadriga.policies.experiment import RLExperiment
 from quadriga.policies.trainer import RLTrainer
 
@@ -143,6 +144,20 @@ def test_an_older_checkpoint_can_be_loaded_into_a_running_algorithm(make_trainer
     trainer.train_iteration()
     trainer.restore(tmp_path)
     assert_identical(everything(trainer), saved)
+
+
+def test_rllib_and_tune_see_the_metrics_and_load_the_checkpoint(make_trainer: Trainers, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    result = trainer.algorithm.train()
+    assert result["episode_return_mean"] == 55.0
+    assert result["training_iteration"] == 1
+    trainer.save(tmp_path)
+    loaded = PolicyOptimization.from_checkpoint(str(tmp_path / "algorithm"))
+    try:
+        assert_identical(dict(loaded.weights), dict(trainer.algorithm.weights))
+        assert loaded.train()["env_steps"] == 800
+    finally:
+        loaded.stop()
 
 
 def test_a_killed_runner_is_replaced_and_every_batch_is_full(make_trainer: Trainers, tmp_path: Path) -> None:

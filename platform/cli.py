@@ -1,0 +1,396 @@
+"""The command line. Thin: every command turns its flags into a call and says the result.
+
+What is heavy (Ray, torch, gymnasium, matplotlib) is imported by the command that needs it. Lines of
+work add commands with the entry-point group `quadriga.commands`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from quadriga.platform.errors import TrainingInterrupted, UserError, one_line
+from quadriga.platform.tables import print_table
+
+COMMANDS = "quadriga.commands"
+COUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?(?:e[+]?\d+)?|\.\d+e[+]?\d+)([kmb]?)", re.IGNORECASE)
+FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Listing(StrEnum):
+    """What `quadriga list` lists."""
+
+    algorithms = "algorithms"
+    environments = "environments"
+    presets = "presets"
+
+
+class Chosen(StrEnum):
+    """Which checkpoint is evaluated."""
+
+    latest = "latest"
+    best = "best"
+
+
+RunsDir = Annotated[str, typer.Option("--runs-dir", metavar="DIR", help="Folder or URI (s3://...) of all runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def parse_count(text: str) -> int:
+    """A number of steps as people write it: `200000`, `1_000_000`, `1e6`, `1.5M`, `300k`.
+
+    Raises:
+        typer.BadParameter: it is none, or not whole.
+    """
+    match = COUNT.fullmatch(text.strip())
+    if match:
+        value = float(match[1].replace("_", "").replace(",", "")) * FACTORS[match[2].lower()]
+        if value >= 1 and value.is_integer():
+            return int(value)
+    raise typer.BadParameter(f"expected a number such as 200000, 1_000_000, 1e6 or 1.5M, got {text!r}")
+
+
+Steps = Annotated[
+    int | None, typer.Option("--steps", metavar="N", parser=parse_count, help="Length of the run: 200000, 1e6, 1.5M.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks of errors, and all output of workers.")] = False,
+) -> None:
+    """Quadriga: distributed training on Ray.
+
+    \b
+    quadriga train ppo --env CartPole-v1
+    quadriga train pid-lagrangian --env SafetyPointGoal1-v0 --steps 300k
+    quadriga list presets
+    """
+    context.obj = {"debug": debug}
+    if version:
+        print(f"quadriga {importlib.metadata.version('quadriga')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+@app.command(short_help="Train an algorithm, or continue a run.")
+def train(
+    context: typer.Context,
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[PRESET|FILE.yaml]", help="Algorithm or experiment file.", show_default=False),
+    ] = None,
+    env: Annotated[str | None, typer.Option(metavar="ID", help="Environment; see: quadriga list environments.")] = None,
+    steps: Steps = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Every random stream derives from it.")] = None,
+    env_runners: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes that collect; 0 collects in this one.")
+    ] = None,
+    envs_per_runner: Annotated[int | None, typer.Option(metavar="N", help="Environments in each of them.")] = None,
+    learners: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes that learn; 0 learns in this one.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other field: --set update.epochs=4. May be repeated."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run folder.")] = None,
+    runs_dir: RunsDir = "runs",
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Continue this run; --steps is then its new total.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (default: RAY_ADDRESS, else a local Ray)."),
+    ] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="A local Ray serves its dashboard.")] = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Train an algorithm by name or from an experiment file, or continue a run.
+
+    \b
+    quadriga train ppo --env CartPole-v1 --steps 100k
+    quadriga train my-experiment.yaml --seed 1 --set constraint.cost_limit=10
+    quadriga train --resume my-run --steps 2M
+    """
+    fields = {
+        "env": None if env is None else {"id": env},
+        "steps": steps,
+        "seed": seed,
+        "rollout": _given(env_runners=env_runners, envs_per_runner=envs_per_runner),
+        "learner": _given(learners=learners),
+        "name": name,
+    }
+    fields = _given(**{key: value for key, value in fields.items() if value != {}})
+    if as_json and quiet:
+        raise UserError("--json and --quiet: give one of them")
+    if resume is not None:
+        _only_resume(source, fields, assignments)
+    elif source is None:
+        raise UserError(
+            "what is to be trained? e.g. quadriga train ppo --env CartPole-v1, or quadriga train --resume RUN; "
+            "see: quadriga list presets"
+        )
+    from quadriga.platform import experiment as experiments
+    from quadriga.platform import training
+
+    options: dict[str, Any] = {
+        "runs_dir": runs_dir,
+        "progress": "json" if as_json else "quiet" if quiet else "auto",
+        "address": address,
+        "dashboard": dashboard,
+        "worker_output": bool((context.obj or {}).get("debug")),
+    }
+    if source is None:
+        assert resume is not None
+        training.resume(resume, steps=steps, **options)
+    else:
+        overrides = experiments.merged(fields, experiments.parse_assignments(assignments or []))
+        training.train(experiments.load(source, overrides), **options)
+
+
+@app.command(short_help="Play a trained run.")
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, by name or path.", show_default=False)],
+    episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes to play.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Of the episodes and the actions.")] = 0,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic/--stochastic", help="The most likely actions, or sampled ones.")
+    ] = True,
+    checkpoint: Annotated[
+        Chosen, typer.Option(help="Where training stands, or the best score seen while training.")
+    ] = Chosen.latest,
+    video: Annotated[Path | None, typer.Option(metavar="FILE.mp4|.gif", help="Film of the first episode.")] = None,
+    runs_dir: RunsDir = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Play a trained run's latest checkpoint: return, cost and length with 95% intervals."""
+    from quadriga.platform.evaluation import EVALUATIONS
+    from quadriga.platform.evaluation import evaluate as play
+    from quadriga.platform.lines import EvaluationRequest
+    from quadriga.platform.progress import json_line, number
+    from quadriga.platform.run_folder import RunFolder
+
+    folder = RunFolder.open(run, runs_dir)
+    result = play(folder, EvaluationRequest(episodes, seed, deterministic, video), checkpoint=checkpoint.value)
+    if as_json:
+        print(json_line(result.as_json()))
+        return
+    how = "deterministic" if deterministic else "stochastic"
+    print(
+        f"{result.run}: {result.checkpoint} checkpoint (step {result.step:,}), {episodes} episodes, {how}, seed {seed}"
+    )
+    rows = [
+        (name, number(mean), f"{number(low)} to {number(high)}")
+        for name, (mean, low, high, _) in result.intervals.items()
+    ]
+    print_table(("", "mean", "95% interval"), rows)
+    print(f"kept in {folder.path}/{EVALUATIONS}")
+    if video is not None:
+        print(f"film of the first episode: {video}")
+
+
+@app.command(short_help="Draw the learning curves of runs.")
+def plot(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.png", help="Default: plot.png in the run, or here.")
+    ] = None,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Draw the learning curves of runs; several seeds of one setting become a mean with a band."""
+    from quadriga.platform.run_folder import RunFolder
+
+    folders = [RunFolder.open(run, runs_dir) for run in runs]
+    inside = folders[0].local_path("plot.png") if len(folders) == 1 else None
+    target = output or (Path(folders[0].path, "plot.png") if inside else Path("plot.png"))
+    from quadriga.platform.plot import plot_runs
+
+    plot_runs(folders, target)
+    print(f"plot: {target}")
+
+
+@app.command("list", short_help="List algorithms, environments or presets.")
+def list_(
+    what: Annotated[Listing, typer.Argument(help="What to list.", show_default=False)],
+    filter_text: Annotated[str, typer.Option("--filter", metavar="TEXT", help="Only rows that contain this.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List presets (whole algorithms), the building blocks of algorithms, or environments."""
+    from quadriga.platform import lines
+    from quadriga.platform.progress import json_line
+
+    if what is Listing.environments:
+        from quadriga.platform.environments.registry import list_environments
+
+        headers: tuple[str, ...] = ("environment", "family", "what it is")
+        rows = [tuple(map(str, row)) for row in list_environments()]
+    elif what is Listing.presets:
+        headers = ("preset", "what it is", "published in")
+        rows = [
+            (name, preset.summary, preset.source)
+            for line in lines.all_lines().values()
+            for name, preset in line.presets.items()
+        ]
+    else:
+        headers = ("part", "name", "what it is")
+        rows = [
+            (kind, name, summary)
+            for line in lines.all_lines().values()
+            for kind, names in line.components.items()
+            for name, summary in names.items()
+        ]
+    rows = [row for row in rows if filter_text.lower() in " ".join(row).lower()]
+    if as_json:
+        for row in rows:
+            print(json_line(dict(zip(headers, row, strict=True))))
+    else:
+        print_table(headers, rows)
+        if not rows:
+            print(f"no {what.value} contain {filter_text!r}" if filter_text else f"no {what.value}")
+    _warn_of_broken_lines()
+
+
+@app.command(short_help="Check the installation.")
+def doctor(runs_dir: RunsDir = "runs", as_json: AsJson = False) -> None:
+    """Check the installation: what is there, what is missing, how to fix it."""
+    from quadriga.platform.doctor import examine, is_healthy
+    from quadriga.platform.progress import json_line
+
+    checks = examine(runs_dir)
+    healthy = is_healthy(checks)
+    if as_json:
+        print(json_line({"healthy": healthy, "checks": [check.as_json() for check in checks]}))
+    else:
+        print_table(("status", "what", "found"), [(check.status, check.name, check.found) for check in checks])
+        to_do = [check for check in checks if check.fix]
+        print("\nto put right:" if to_do else "\neverything is there")
+        for check in to_do:
+            print(f"  {check.name}: {check.fix}")
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _only_resume(source: str | None, fields: dict[str, Any], assignments: list[str] | None) -> None:
+    """A run goes on as it was begun: only its length can be changed."""
+    flags = {"env": "--env", "seed": "--seed", "name": "--name", "rollout": "--env-runners/--envs-per-runner"}
+    flags["learner"] = "--learners"
+    refused = [repr(source)] if source is not None else []
+    refused += [flag for field, flag in flags.items() if field in fields]
+    refused += ["--set"] if assignments else []
+    if refused:
+        raise UserError(
+            f"--resume goes on with the run's own experiment and takes only --steps, not {', '.join(refused)}"
+        )
+
+
+def _warn_of_broken_lines() -> None:
+    from quadriga.platform import lines
+    from quadriga.platform.doctor import explain_import
+
+    for name, error in lines.broken_lines().items():
+        _complain(f"the line of work {name!r} is off: {explain_import(error)}", kind="warning")
+
+
+class _Warnings(logging.Handler):
+    """What the platform logs, as the command line says it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _complain(record.getMessage(), kind=record.levelname.lower())
+
+
+def _complain(text: str, *, kind: str = "error") -> None:
+    print(f"quadriga: {kind}: {text}", file=sys.stderr, flush=True)
+
+
+def _plugins() -> None:
+    """Adds the commands of other packages; one that cannot be imported says why when it is called."""
+    known = {command.name or (command.callback and command.callback.__name__) for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
+    for point in importlib.metadata.entry_points(group=COMMANDS):
+        if point.name in known:
+            continue
+        try:
+            app.add_typer(point.load(), name=point.name)
+        except Exception as error:
+            app.command(point.name, help="(cannot be imported)", context_settings={"ignore_unknown_options": True})(
+                _broken_command(point.name, error)
+            )
+
+
+def _broken_command(name: str, error: Exception) -> Any:
+    def command(arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = None) -> NoReturn:
+        from quadriga.platform.doctor import explain_import
+
+        raise UserError(f"the command {name!r} is off: {explain_import(error)}") from error
+
+    return command
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code; a defect is raised.
+
+    2: the user can put it right (one line on stderr says how); 128 + signal: interrupted, with a
+    checkpoint saved; 1: `doctor` found something missing.
+    """
+    debug = "--debug" in arguments  # valid at any place, not only before the command
+    arguments = ["--debug"] * debug + [argument for argument in arguments if argument != "--debug"]
+    if not debug:
+        warnings.simplefilter("ignore")
+    logger = logging.getLogger("quadriga")
+    logger.handlers = [_Warnings()]
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+    _plugins()
+    try:
+        code = typer.main.get_command(app)(arguments, prog_name="quadriga", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except TrainingInterrupted as interrupted:
+        _complain(str(interrupted), kind="interrupted")
+        return 128 + interrupted.signum
+    except typer.TyperException as error:
+        _complain(" ".join(error.format_message().replace("Value error, ", "").split()))
+        return 2
+    except (UserError, ImportError) as error:
+        if _is_defect(error):
+            raise
+        from quadriga.platform.doctor import explain_import
+
+        if debug:
+            traceback.print_exc()
+        _complain(one_line(error) if isinstance(error, UserError) else explain_import(error))
+        return 2
+
+
+def _is_defect(error: Exception) -> bool:
+    """An import that fails inside our own package is our fault; a package that is not there is not."""
+    return isinstance(error, ImportError) and (error.name or "").partition(".")[0] in ("", "quadriga")
+
+
+def main() -> NoReturn:
+    """The console script `quadriga`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
