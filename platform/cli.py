@@ -63,7 +63,8 @@ def parse_count(text: str) -> int:
 
 
 Steps = Annotated[
-    int | None, typer.Option("--steps", metavar="N", parser=parse_count, help="Length of the run: 200000, 1e6, 1.5M.")
+    int | None,
+    typer.Option("--steps", metavar="N", parser=parse_count, help="Length of the run in steps: 200000, 1e6, 1.5M."),
 ]
 
 
@@ -94,7 +95,7 @@ def train(
     context: typer.Context,
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[PRESET|FILE.yaml]", help="Algorithm or experiment file.", show_default=False),
+        typer.Argument(metavar="PRESET|FILE.yaml", help="Algorithm or experiment file.", show_default=False),
     ] = None,
     env: Annotated[str | None, typer.Option(metavar="ID", help="Environment; see: quadriga list environments.")] = None,
     steps: Steps = None,
@@ -209,7 +210,7 @@ def evaluate(
 
 @app.command(short_help="Draw the learning curves of runs.")
 def plot(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path.", show_default=False)],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Runs, by name or path.", show_default=False)],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE.png", help="Default: plot.png in the run, or here.")
     ] = None,

@@ -42,6 +42,7 @@ METRICS: dict[str, str] = {
     "intrinsic_reward_mean": "mean bonus per step",
     # the constraint
     "lagrange_multiplier": "multiplier of the cost in the policy's objective",
+    "cost_scale": "weight of the cost by reward-scale invariance, beta",
     "constraint_cost": "mean episode cost that the constraint acted on",
     "multiplier_proportional": "proportional part of the multiplier",
     "multiplier_integral": "integral part of the multiplier",

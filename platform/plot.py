@@ -92,6 +92,9 @@ def figure(runs: Sequence[RunFolder]) -> Figure:
     panels = {metric: label for metric, label in line.curves.items() if any(metric in run.columns for run in found)}
     if not panels:
         raise UserError(f"the runs have logged none of {', '.join(line.curves)}")
+    # A quantity that is 0 throughout and has no limit (the cost, where none is reported) deserves no panel.
+    telling = {metric: label for metric, label in panels.items() if any(_tells(line, metric, run) for run in found)}
+    panels = telling or panels
     settings = _settings(line, found)
     width = max(4.1 * len(panels), 6.4)
     picture = Figure(figsize=(width, 3.9), facecolor="white")
@@ -127,6 +130,12 @@ def _read(runs: Sequence[RunFolder]) -> tuple[Line, list[_Run]]:
     if not found:
         raise UserError("no metrics to draw yet: the first row comes with the first iteration")
     return next(iter(lines.values())), found
+
+
+def _tells(line: Line, metric: str, run: _Run) -> bool:
+    """Whether a curve is more than a line of zeros."""
+    values = run.columns.get(metric, np.zeros(1))
+    return line.reference(run.experiment, metric) is not None or bool(np.nan_to_num(values).any())
 
 
 def _settings(line: Line, runs: list[_Run]) -> list[_Setting]:

@@ -7,11 +7,13 @@ goes to clusters on this machine; to others only where `RAY_AUTH_MODE=token` say
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,9 +64,6 @@ def ensure_ray(
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not worker_output:
-        # Ray's core warns of restartable actors in red on every run (ray-project/ray#53727), which is harmless here.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     started = address == "local"
     loaded = sys.modules.get("ray")
@@ -94,6 +93,25 @@ def ensure_ray(
         what = "a local Ray did not start" if started else f"could not join the Ray cluster at {address}"
         raise UserError(f"{what}: {_first_line(str(error))}") from error
     return _describe(address, started)
+
+
+@contextlib.contextmanager
+def quiet_core() -> Iterator[None]:
+    """Keeps what Ray's core writes to the error stream by itself from the terminal.
+
+    It warns of every restartable actor whose arguments lie in the object store (ray-project/ray
+    issue 53727), which RLlib's always do, and which is harmless. Python's exceptions pass.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _bind_to_loopback() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from quadriga.platform.lines import Preset
 
-_SAFETY = {"rollout": {"batch_size": 8000}}
+# Episodes of 1,000 steps: with four environments, four of them end in every iteration of 4,000 steps.
+_SAFETY = {"rollout": {"envs_per_runner": 4}}
 
 PRESETS: dict[str, Preset] = {
     "ppo": Preset(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quadriga.platform.environments.registry import make_vector_env
+from quadriga.platform.runtime import quiet_core
 from quadriga.policies import policy
 from quadriga.policies.algorithm import PolicyOptimization, PolicyOptimizationConfig
 from quadriga.policies.experiment import NoConstraint, RLExperiment
@@ -27,7 +28,8 @@ class RLTrainer:
         observation_space, action_space = env.single_observation_space, env.single_action_space
         env.close()
         config = PolicyOptimizationConfig.from_experiment(experiment, observation_space, action_space)
-        self.algorithm: PolicyOptimization = config.build_algo()
+        with quiet_core():
+            self.algorithm: PolicyOptimization = config.build_algo()
 
     def train_iteration(self) -> dict[str, float]:
         """One iteration; see `PolicyOptimization.training_step`."""

@@ -71,6 +71,7 @@ class SerialVectorEnv(ColumnVectorEnv):
         self._rebuild = rebuild
         self._envs: list[gymnasium.Env] = []  # first of all: gymnasium closes also what was never finished
         self._envs.extend(make() for _ in range(num_envs))
+        _stop_mujoco_clock()
         first = self._envs[0]
         super().__init__(
             num_envs,
@@ -266,3 +267,10 @@ class SerialVectorEnv(ColumnVectorEnv):
                 return
             except Exception as again:
                 error = again
+
+
+def _stop_mujoco_clock() -> None:
+    """MuJoCo's bindings read the clock at every stage of every step, for timers that nobody here looks at."""
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is not None:
+        mujoco.set_mjcb_time(None)

@@ -216,3 +216,11 @@ def test_a_picture_that_cannot_be_written_is_a_clear_error(make_run: RunMaker, t
 )
 def test_numbers_on_axes_are_short(value: float, text: str) -> None:
     assert short_number(value) == text
+
+
+def test_a_quantity_that_is_always_zero_has_no_panel(tmp_path: Path, toy_line: Line) -> None:
+    run = RunFolder.create(str(tmp_path), "free")
+    run.write_text("experiment.yaml", load("toy").to_yaml())
+    for step in (100, 200):
+        run.metrics.append({"env_steps": step, "episode_return_mean": step / 10, "episode_cost_mean": 0.0})
+    assert [axis.get_label() for axis in figure([run]).axes if axis.get_label()] == ["episode_return_mean"]

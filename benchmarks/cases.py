@@ -1,0 +1,144 @@
+"""What is compared with what: the settings that both sides share, in one place each.
+
+`ours` comes first in every round. Settings of `None` mean each side's own defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+OMNISAFE_PYTHON = HERE / ".venv-omnisafe" / "bin" / "python"
+HOW_TO_INSTALL_OMNISAFE = "not installed; install: benchmarks/peers/install_omnisafe.sh"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One row: a script that measures, and what it is told."""
+
+    label: str
+    script: str
+    algorithm: str
+    warmup: int
+    iterations: int
+    textures: bool = False
+
+    @property
+    def is_omnisafe(self) -> bool:
+        """Whether it runs in OmniSafe's own environment."""
+        return self.script.startswith("peers/omnisafe")
+
+    def specification(self, case: Case, seed: int, *, warmup: int, iterations: int) -> dict[str, Any]:
+        """What the script is told, as JSON data."""
+        return {
+            "algorithm": self.algorithm,
+            "env": case.env,
+            "settings": case.settings,
+            "textures": self.textures,
+            "seed": seed,
+            "warmup": warmup,
+            "iterations": iterations,
+        }
+
+
+@dataclass(frozen=True)
+class Case:
+    """Ours beside its peers on one environment; `goal` is the least ratio of CPU seconds that we want to see."""
+
+    name: str
+    group: str
+    title: str
+    env: str
+    settings: dict[str, Any] | None
+    ours: Side
+    peers: tuple[Side, ...]
+    rounds: int
+    goal: float | None = None
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """In the order of a round."""
+        return (self.ours, *self.peers)
+
+
+PPO = {
+    "batch_size": 4000,
+    "epochs": 4,
+    "envs": 8,
+    "hidden_sizes": [64, 64],
+    "activation": "tanh",
+    "learning_rate": 3e-4,
+    "clip": 0.2,
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+    "max_grad_norm": 0.5,
+}
+CARTPOLE = PPO | {"minibatch_size": 500, "normalize_observations": False, "free_log_std": False}
+HALFCHEETAH = PPO | {"minibatch_size": 128, "normalize_observations": True, "free_log_std": True}
+# OmniSafe's own settings but for the steps of an epoch. Four environments of ours play the four episodes that its
+# one plays, so that both reset equally often.
+SAFETY = PPO | {
+    "minibatch_size": 64,
+    "epochs": 40,
+    "envs": 4,
+    "max_grad_norm": 40.0,
+    "normalize_observations": True,
+}
+
+
+def _rllib(name: str, env: str, settings: dict[str, Any], goal: float) -> Case:
+    text = (
+        f"batch {settings['batch_size']:,}, minibatch {settings['minibatch_size']}, {settings['epochs']} epochs, "
+        f"{settings['envs']} environments, 64x64 tanh"
+    )
+    return Case(
+        name=name,
+        group="rllib",
+        title=f"PPO on {env} ({text})",
+        env=env,
+        settings=settings,
+        ours=Side("Quadriga ppo", "quadriga_run.py", "ppo", warmup=3, iterations=10),
+        peers=(Side("RLlib PPO", "peers/rllib_ppo.py", "PPO", warmup=3, iterations=10),),
+        rounds=5,
+        goal=goal,
+    )
+
+
+def _omnisafe(name: str, own: str, peer: str) -> Case:
+    return Case(
+        name=name,
+        group="omnisafe",
+        title=f"{peer} on SafetyPointGoal1-v0 (4,000 steps an epoch, 40 passes of minibatch 64, 64x64 tanh)",
+        env="SafetyPointGoal1-v0",
+        settings=SAFETY,
+        ours=Side(f"Quadriga {own}", "quadriga_run.py", own, warmup=1, iterations=4),
+        peers=(
+            Side(f"OmniSafe {peer}", "peers/omnisafe_run.py", peer, warmup=1, iterations=1, textures=True),
+            Side(f"OmniSafe {peer}, textures stripped", "peers/omnisafe_run.py", peer, warmup=1, iterations=1),
+        ),
+        rounds=3,
+    )
+
+
+CASES = (
+    _rllib("cartpole", "CartPole-v1", CARTPOLE, goal=5.0),
+    _rllib("halfcheetah", "HalfCheetah-v5", HALFCHEETAH, goal=4.0),
+    _omnisafe("ppo-lagrangian", "ppo-lagrangian", "PPOLag"),
+    _omnisafe("pid-lagrangian", "pid-lagrangian", "CPPOPID"),
+    Case(
+        name="defaults",
+        group="omnisafe",
+        title="PPOLag on SafetyPointGoal1-v0, each with its own defaults (Quadriga: 8,000 steps, 10 passes of "
+        "minibatch 128; OmniSafe: 20,000 steps, 40 of 64), one thread",
+        env="SafetyPointGoal1-v0",
+        settings=None,
+        ours=Side("Quadriga ppo-lagrangian", "quadriga_run.py", "ppo-lagrangian", warmup=1, iterations=4),
+        peers=(
+            Side("OmniSafe PPOLag", "peers/omnisafe_run.py", "PPOLag", warmup=0, iterations=1, textures=True),
+            Side("OmniSafe PPOLag, textures stripped", "peers/omnisafe_run.py", "PPOLag", warmup=0, iterations=1),
+        ),
+        rounds=2,
+    ),
+)

@@ -1,0 +1,79 @@
+"""One measured run of ours, in a process of its own; `training.py` starts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phases import LEARNING, SAMPLING, SYNC, Stopwatch, run
+
+from quadriga.platform import experiment as experiments
+from quadriga.platform.runtime import ensure_ray
+
+ENDLESS = 2**40
+
+
+def experiment_fields(specification: dict[str, Any]) -> dict[str, Any]:
+    """The experiment of a specification; without settings our own defaults."""
+    fields: dict[str, Any] = {
+        "preset": specification["algorithm"],
+        "env": {"id": specification["env"], "on_error": "raise"},
+        "seed": specification["seed"],
+        "steps": ENDLESS,
+    }
+    settings = specification["settings"]
+    if settings is None:
+        return fields
+    return fields | {
+        "rollout": {
+            "batch_size": settings["batch_size"],
+            "envs_per_runner": settings["envs"],
+            "normalize_observations": settings["normalize_observations"],
+        },
+        "network": {"hidden_sizes": settings["hidden_sizes"], "activation": settings["activation"]},
+        "advantage": {
+            "discount": settings["discount"],
+            "gae_lambda": settings["gae_lambda"],
+            "cost_discount": settings["discount"],
+            "cost_gae_lambda": settings["gae_lambda"],
+        },
+        "update": {
+            "learning_rate": settings["learning_rate"],
+            "critic_learning_rate": settings["learning_rate"],
+            "epochs": settings["epochs"],
+            "minibatch_size": settings["minibatch_size"],
+            "clip": settings["clip"],
+            "entropy_coefficient": 0.0,
+            "target_kl": None,  # all epochs, every time
+            "max_grad_norm": settings["max_grad_norm"],
+        },
+    }
+
+
+def measure(specification: dict[str, Any]) -> dict[str, Any]:
+    """Iterations of the trainer behind `quadriga train`, without its progress and files."""
+    experiment = experiments.build(experiment_fields(specification))
+    ensure_ray()
+    from quadriga.policies.trainer import RLTrainer
+
+    trainer = RLTrainer(experiment)
+    algorithm = trainer.algorithm
+    watch = Stopwatch()
+    watch.wrap(algorithm.env_runner_group.local_env_runner, "sample", SAMPLING)
+    watch.wrap(algorithm.learner_group, "update", LEARNING)
+    watch.wrap(algorithm.env_runner_group, "sync_weights", SYNC)
+    before = 0
+    metrics: dict[str, float] = {}
+    for _ in range(specification["warmup"] + specification["iterations"]):
+        watch.begin()
+        metrics = trainer.train_iteration()
+        watch.end(int(metrics["env_steps"]) - before)
+        before = int(metrics["env_steps"])
+    trainer.stop()
+    return {
+        "iterations": watch.iterations[specification["warmup"] :],
+        "passes": metrics["policy_epochs"],
+    }
+
+
+if __name__ == "__main__":
+    run(measure)
