@@ -117,7 +117,7 @@ def train(name: str, task: Task, seed: int, arguments: argparse.Namespace, overr
 def summary(name: str, task: Task, runs: Sequence[RunFolder]) -> tuple[tuple[str, ...], list[str]]:
     """Headers and the row of one task: means of each run's last tenth, over the seeds, with a 95% interval."""
     columns = [
-        {metric: table.column(metric).to_numpy(zero_copy_only=False) for metric in ("env_steps", *METRICS)}
+        {metric: table.column(metric).to_numpy(zero_copy_only=False) for metric in table.column_names}
         for table in (run.metrics.read() for run in runs)
     ]
     reached = "no goal"
@@ -126,6 +126,8 @@ def summary(name: str, task: Task, runs: Sequence[RunFolder]) -> tuple[tuple[str
         reached = f"{task.goal:,.0f}: " + ", ".join("never" if at is None else f"{at:,}" for at in steps)
     cells = [
         show_interval(mean_interval([last_mean(column[metric], LAST_SHARE) for column in columns]))
+        if all(metric in column for column in columns)
+        else "-"
         for metric in METRICS
     ]
     length = int(np.max([column["env_steps"][-1] for column in columns]))

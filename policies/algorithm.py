@@ -33,6 +33,8 @@ from quadriga.policies.learner import ColumnLearner
 from quadriga.policies.module import ActorCriticModule
 
 logger = logging.getLogger("quadriga")
+# A lost runner is reported once, by the loop below, in words.
+logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
 
 QUADRIGA_STATE = "quadriga"
 
@@ -181,6 +183,14 @@ class PolicyOptimization(Algorithm):
             for rollout in collected:
                 if rollout.error is not None:
                     raise TrainingStopped(f"stopped at env step {self.env_steps}: {rollout.error}")
+            if len(collected) < runners:
+                logger.warning(
+                    "%d of %d env runners were lost after env step %d; they are restarted, and their share is "
+                    "collected by the others",
+                    runners - len(collected),
+                    runners,
+                    self.env_steps,
+                )
             rollouts += collected
             missing = batch_size - sum(rollout.env_steps for rollout in rollouts)
             if missing < batch_size * 0.01:  # a step that a raising environment lost is not worth a request
