@@ -19,7 +19,7 @@ TRIES_PER_THING = 100
 TRIES_PER_LAYOUT = 10_000
 TRIES_PER_GOAL = 10_000
 TRIES_ONE_BY_ONE = 4
-"""After so many, the remaining tries for a thing are judged together: most layouts are crowded nowhere or at the end."""
+"""After so many, the remaining tries for a thing are judged together: only where it is crowded are there many."""
 BLOCK = 512
 
 

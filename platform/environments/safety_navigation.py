@@ -11,10 +11,8 @@ that is always 10); here these are counted, and drawn when something depends on 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -24,20 +22,16 @@ from quadriga.platform.environments.safety_layout import LayoutSampler, NoPlace
 from quadriga.platform.environments.safety_lidar import NUM_BINS, lidar
 from quadriga.platform.environments.safety_model import TaskModel, task_model
 from quadriga.platform.environments.safety_sensors import RobotSensors
+from quadriga.platform.environments.safety_simulation import Simulations
 from quadriga.platform.environments.safety_tasks import (
     ANT_DIES_BELOW,
     BUTTON_DELAY,
-    GREMLIN_TRAVEL,
     MAX_STEPS,
     REWARD_CLIP,
-    SUBSTEPS,
     VASE_SPEED,
     Task,
 )
 from quadriga.platform.environments.seeds import EpisodeSeeds
-
-_NO_SENSORS = int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
-_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 
 class StartingCost(RuntimeError):
@@ -77,8 +71,8 @@ class SafetyNavigationEnv(NativeVectorEnv):
         Raises:
             UserError: Safety-Gymnasium is not installed.
         """
-        self._model: TaskModel = task_model(task)
-        template = self._model.model
+        shared = task_model(task)
+        template = shared.model
         self._sensors = RobotSensors(template)
         self._felt = self._sensors.width
         self._control_low, self._control_high = template.actuator_ctrlrange.T.copy()
@@ -93,6 +87,8 @@ class SafetyNavigationEnv(NativeVectorEnv):
         )
         self.task = task
         self._read_task(task)
+        joints = template.actuator_trnid[:, 0]
+        self._noisy_joints = template.jnt_qposadr[joints].tolist() if task.agent == "Ant" else []
         self._sampler = LayoutSampler(task.extent, task.keepouts)
         self._random = [np.random.RandomState() for _ in range(num_envs)]
         self._undrawn = np.zeros(num_envs, np.int64)
@@ -105,8 +101,7 @@ class SafetyNavigationEnv(NativeVectorEnv):
         self._box_distances = np.zeros(num_envs)
         self._timers = np.zeros(num_envs, np.int64)
         self._goal_buttons = np.zeros(num_envs, np.int64)
-        self._circle = _Circle(float(template.opt.timestep))
-        self._make_simulations(template)
+        self._simulations = Simulations(shared, num_envs)
 
     def _read_task(self, task: Task) -> None:
         self._is_button, self._is_push = task.goal == "Button", task.goal == "Push"
@@ -118,29 +113,9 @@ class SafetyNavigationEnv(NativeVectorEnv):
         hazard = task.obstacle("hazard")
         self._hazard_size = hazard.size if hazard else 0.0
         self._others = np.array([n for n in range(1 + task.num_things) if n != 1 + self._goal])
-        self._num_free = self._model.free.stop - self._model.free.start
         self._lidars = np.repeat(np.arange(len(task.obstacles)), [obstacle.num for obstacle in task.obstacles])
         button = task.obstacle("button")
         self._buttons_cost = button is not None and button.costly
-        self._feels_contacts = bool(self._model.pairs.any())
-
-    def _make_simulations(self, template: mujoco.MjModel) -> None:
-        """Copies of the template and views of what is read in every step."""
-        num_envs, agent, model = self.num_envs, self._model.agent, self._model
-        self._models = [copy.copy(template) for _ in range(num_envs)]
-        self._simulations = [mujoco.MjData(own) for own in self._models]
-        self._options = [own.opt for own in self._models]
-        self._controls = [data.ctrl for data in self._simulations]
-        self._reading_views = [data.sensordata for data in self._simulations]
-        self._position_views = [data.xpos for data in self._simulations]
-        self._rotation_views = [data.xmat[agent] for data in self._simulations]
-        self._speed_views = [data.qvel[model.vase_dofs] for data in self._simulations]
-        self._readings = np.zeros((num_envs, template.nsensordata))
-        self._positions = np.zeros((num_envs, template.nbody, 3))
-        self._rotations = np.zeros((num_envs, 9))
-        self._speeds = np.zeros((num_envs, model.vase_dofs.stop - model.vase_dofs.start))
-        joints = template.actuator_trnid[:, 0]
-        self._noisy = template.jnt_qposadr[joints] if self.task.agent == "Ant" else None
 
     def _seed(self, index: int, seed: int) -> None:
         self._random[index] = np.random.RandomState(seed)
@@ -161,35 +136,26 @@ class SafetyNavigationEnv(NativeVectorEnv):
         self._yaws[index] = 2 * np.pi * random.random_sample(len(places))
         self.things[index] = places[1:]
         self._draw_goal(index, places[0])
-        model, data = self._models[index], self._simulations[index]
-        self._model.place(model, data, places, self._yaws[index])
-        if self._noisy is not None:
-            for n, address in enumerate(self._noisy.tolist()):
-                noise = random.uniform(-0.1, 0.1)
-                angle = noise if n % 2 == 0 else np.pi / 2 + noise
-                data.qpos[address] = -angle if n in (3, 5) else angle
-        mujoco.mj_forward(model, data)
+        self._simulations.place(index, places, self._yaws[index])
+        for n, address in enumerate(self._noisy_joints):
+            noise = random.uniform(-0.1, 0.1)
+            angle = noise if n % 2 == 0 else np.pi / 2 + noise
+            self._simulations.data[index].qpos[address] = -angle if n in (3, 5) else angle
+        self._simulations.read(index)
         self._timers[index] = 0
-        offsets = self._look(index)
         row = slice(index, index + 1)
-        if self._forbidden(row, _lengths(offsets), self._touched(row))[0]:
+        offsets = self._offsets(row)
+        if self._forbidden(row, _lengths(offsets), self._simulations.touched(row))[0]:
             raise StartingCost("the episode would begin with a cost")
         self._measure(index, offsets)
         self._observe(row, offsets)
 
-    def _look(self, index: int) -> NDArray[np.float64]:
-        """Reads one simulation; the offsets from its robot to its things, `[1, things, 2]`."""
-        self._readings[index] = self._reading_views[index]
-        self._positions[index] = self._position_views[index]
-        self._rotations[index] = self._rotation_views[index]
-        self._speeds[index] = self._speed_views[index]
-        return self._offsets(slice(index, index + 1))
-
     def _offsets(self, rows: slice) -> NDArray[np.float64]:
-        positions = self._positions[rows]
-        if self._num_free:
-            self.things[rows, -self._num_free :] = positions[:, self._model.free, :2]
-        offsets: NDArray[np.float64] = self.things[rows] - positions[:, None, self._model.agent, :2]
+        """From the robots to their things, `[rows, things, 2]` in meters; notes where these have moved to."""
+        free = self._simulations.free[rows]
+        if free.shape[1]:
+            self.things[rows, -free.shape[1] :] = free[..., :2]
+        offsets: NDArray[np.float64] = self.things[rows] - self._simulations.agents[rows, None, :2]
         return offsets
 
     def _draw_goal(self, index: int, agent: NDArray[np.float64]) -> None:
@@ -219,33 +185,17 @@ class SafetyNavigationEnv(NativeVectorEnv):
         if not self._is_push:
             return distances[:, self._goal]
         goal = self.things[rows, self._goal]
-        box = self._positions[rows, self._model.free.start]
+        box = self._simulations.free[rows, 0]
         x, y, z = box[:, 0] - goal[:, 0], box[:, 1] - goal[:, 1], box[:, 2] - self._goal_height
         return np.sqrt(x * x + y * y + z * z)
 
     def _box_distance(self, rows: slice) -> NDArray[np.float64]:
         """In space from the robot to the box, `[rows]`."""
-        offset = self._positions[rows, self._model.free.start] - self._positions[rows, self._model.agent]
+        offset = self._simulations.free[rows, 0] - self._simulations.agents[rows]
         x, y, z = offset.T
         return np.sqrt(x * x + y * y + z * z)
 
-    def _touched(self, rows: slice) -> NDArray[np.uint8]:
-        """What each robot touches, as the bits of `TaskModel.pairs`, `[rows]`."""
-        simulations = self._simulations[rows]
-        touched = np.zeros(len(simulations), np.uint8)
-        if self._feels_contacts:
-            geoms = [data.contact.geom for data in simulations]
-            ends = np.cumsum([len(own) for own in geoms])
-            both = np.concatenate(geoms)
-            meanings = self._model.pairs[both[:, 0] * self._models[0].ngeom + both[:, 1]]
-            hits = np.flatnonzero(meanings)
-            if len(hits):
-                np.bitwise_or.at(touched, np.searchsorted(ends, hits, side="right"), meanings[hits])
-        return touched
-
-    def _forbidden(
-        self, rows: slice, distances: NDArray[np.float64], touched: NDArray[np.uint8]
-    ) -> NDArray[np.bool_]:
+    def _forbidden(self, rows: slice, distances: NDArray[np.float64], touched: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Whether each robot does something that costs, `[rows]`."""
         forbidden: NDArray[np.bool_] = (touched & TaskModel.FORBIDDEN) != 0
         if self._hazard_size:
@@ -253,29 +203,24 @@ class SafetyNavigationEnv(NativeVectorEnv):
         if self._buttons_cost:
             wrong = touched & ~(TaskModel.FORBIDDEN | (TaskModel.BUTTON << self._goal_buttons[rows]))
             forbidden |= (wrong != 0) & (self._timers[rows] == 0)
-        if self._speeds.shape[1]:
-            speeds = self._speeds[rows].reshape(len(touched), -1, 6)
-            x, y, z = speeds[..., 0], speeds[..., 1], speeds[..., 2]
+        if self._simulations.vase_velocities.size:
+            x, y, z = np.moveaxis(self._simulations.vase_velocities[rows, :, :3], -1, 0)
             forbidden |= (np.sqrt(x * x + y * y + z * z) >= VASE_SPEED).any(axis=1)
         return forbidden
 
     def _simulate(self, actions: NDArray[np.float32]) -> Failed:
-        failed = self._move(np.clip(actions, self._control_low, self._control_high))
+        failed = self._simulations.move(np.clip(actions, self._control_low, self._control_high), self._lengths)
         self._undrawn += 1
-        np.concatenate(self._reading_views, out=self._readings.reshape(-1))
-        np.concatenate(self._position_views, out=self._positions.reshape(-1, 3))
-        np.concatenate(self._rotation_views, out=self._rotations.reshape(-1))
-        np.concatenate(self._speed_views, out=self._speeds.reshape(-1))
         everywhere = slice(None)
         offsets = self._offsets(everywhere)
         distances = _lengths(offsets)
-        touched = self._touched(everywhere)
+        touched = self._simulations.touched(everywhere)
         self._reward(distances, touched)
         self._costs[:] = self._forbidden(everywhere, distances, touched)
         if self._is_button:
             np.maximum(self._timers - 1, 0, out=self._timers)
         if self.task.agent == "Ant":
-            np.less_equal(self._positions[:, self._model.agent, 2], ANT_DIES_BELOW, out=self._terminations)
+            np.less_equal(self._simulations.agents[:, 2], ANT_DIES_BELOW, out=self._terminations)
         else:
             self._terminations[:] = False
         for index in np.flatnonzero(self.goals_met).tolist():
@@ -285,31 +230,6 @@ class SafetyNavigationEnv(NativeVectorEnv):
             broken = set(np.flatnonzero(np.isnan(self.exact_observations).any(axis=1)).tolist())
             broken -= {index for index, _ in failed}
             failed += [(index, FloatingPointError("an observation is not a number")) for index in sorted(broken)]
-        return failed
-
-    def _move(self, controls: NDArray[np.float64]) -> Failed:
-        """Physics: `controls` `[N, nu]`."""
-        failed: Failed = []
-        step, forward = mujoco.mj_step, mujoco.mj_forward
-        flags = self._options[0].disableflags
-        pulled = "gremlin" in (obstacle.name for obstacle in self.task.obstacles)
-        simulations = zip(self._models, self._simulations, self._options, self._controls, controls, strict=True)
-        for index, (model, data, option, control, own) in enumerate(simulations):
-            try:
-                control[:] = own
-                option.disableflags = flags | _NO_SENSORS
-                if pulled:
-                    mocap = data.mocap_pos
-                    for target in self._circle.targets(data.time, int(self._lengths[index])):
-                        mocap[:] = target
-                        step(model, data)
-                else:
-                    step(model, data, SUBSTEPS)
-                option.disableflags = flags
-                forward(model, data)
-            except Exception as error:
-                option.disableflags = flags
-                failed.append((index, error))
         return failed
 
     def _reward(self, distances: NDArray[np.float64], touched: NDArray[np.uint8]) -> None:
@@ -331,7 +251,7 @@ class SafetyNavigationEnv(NativeVectorEnv):
 
     def _move_goal(self, index: int, offsets: NDArray[np.float64]) -> None:
         """The goal of environment `index` was reached: a new one, or the episode ends where there is no room."""
-        agent = self._positions[index, self._model.agent, :2]
+        agent = self._simulations.agents[index, :2]
         try:
             self._draw_goal(index, agent)
         except NoPlace:
@@ -343,19 +263,17 @@ class SafetyNavigationEnv(NativeVectorEnv):
 
     def _observe(self, rows: slice, offsets: NDArray[np.float64]) -> None:
         out = self.exact_observations[rows]
-        self._sensors.observe(self._readings[rows], out[:, : self._felt])
-        heights = self._positions[rows, self._model.agent, 2]
-        seen = lidar(offsets, heights, self._rotations[rows], self._lidars, len(self.task.obstacles))
+        simulations = self._simulations
+        self._sensors.observe(simulations.readings[rows], out[:, : self._felt])
+        heights, rotations = simulations.agents[rows, 2], simulations.rotations[rows]
+        seen = lidar(offsets, heights, rotations, self._lidars, len(self.task.obstacles))
         if self._is_button:  # the buttons' lidar is the first
             seen[self._timers[rows] != 0, :NUM_BINS] = 0.0
         out[:, self._felt :] = seen
 
     def _snapshot(self) -> dict[str, Any]:
-        physics = np.zeros((self.num_envs, mujoco.mj_stateSize(self._models[0], _STATE)))
-        for model, data, row in zip(self._models, self._simulations, physics, strict=True):
-            mujoco.mj_getState(model, data, row, _STATE)
         return {
-            "physics": physics,
+            "physics": self._simulations.states(),
             "places": self.places.copy(),
             "yaws": self._yaws.copy(),
             "goals": self.things[:, self._goal].copy(),
@@ -381,43 +299,11 @@ class SafetyNavigationEnv(NativeVectorEnv):
         self._random[index].set_state(snapshot["random"][index])
         self.things[index] = self.places[index, 1:]
         self.things[index, self._goal] = snapshot["goals"][index]
-        model, data = self._models[index], self._simulations[index]
-        self._model.place(model, data, self.places[index], self._yaws[index])
-        mujoco.mj_setState(model, data, snapshot["physics"][index], _STATE)
-        mujoco.mj_forward(model, data)
-        self._observe(slice(index, index + 1), self._look(index))
-
-
-class _Circle:
-    """Where the gremlins are pulled to at each physics step: computed once, for it depends on time only."""
-
-    def __init__(self, timestep: float) -> None:
-        self._timestep = timestep
-        self._times = [0.0]
-        self._targets = np.zeros((0, 3))
-
-    def targets(self, time: float, length: int) -> NDArray[np.float64]:
-        """The targets `[10, 3]` of the physics steps from `time` on, after `length` environment steps."""
-        first = length * SUBSTEPS
-        while first + SUBSTEPS > len(self._targets):
-            self._extend()
-        if time != self._times[first]:  # MuJoCo begins anew, at time 0, where a simulation diverges
-            times = [time]
-            for _ in range(SUBSTEPS - 1):
-                times.append(times[-1] + self._timestep)
-            return np.array([self._target(moment) for moment in times])
-        return self._targets[first : first + SUBSTEPS]
-
-    def _extend(self) -> None:
-        begin = len(self._targets)
-        for _ in range(1000):
-            self._times.append(self._times[-1] + self._timestep)
-        fresh = [self._target(time) for time in self._times[begin : begin + 1000]]
-        self._targets = np.concatenate([self._targets, fresh])
-
-    @staticmethod
-    def _target(time: float) -> tuple[float, float, float]:
-        return float(np.sin(time) * GREMLIN_TRAVEL), float(np.cos(time) * GREMLIN_TRAVEL), 0.1
+        self._simulations.place(index, self.places[index], self._yaws[index])
+        self._simulations.set_state(index, snapshot["physics"][index])
+        self._simulations.read(index)
+        row = slice(index, index + 1)
+        self._observe(row, self._offsets(row))
 
 
 def _lengths(offsets: NDArray[np.float64]) -> NDArray[np.float64]:
