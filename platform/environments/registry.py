@@ -19,6 +19,7 @@ from gymnasium.wrappers import TimeLimit
 
 from quadriga.platform.environments import rendering, safety_gymnasium
 from quadriga.platform.environments.costs import CostInInfo
+from quadriga.platform.environments.safety_tasks import find_task
 from quadriga.platform.environments.seeds import EpisodeSeeds
 from quadriga.platform.environments.serial import SerialVectorEnv
 from quadriga.platform.environments.settings import EnvironmentSettings
@@ -98,6 +99,9 @@ def make_vector_env(
 ) -> ColumnVectorEnv:
     """`num_envs` environments as columns; for training.
 
+    Safety-Gymnasium's tasks Goal, Button, Push and Velocity are the native ones, with the episodes of the
+    unmodified ones; unless `settings.native` is false or `settings.kwargs` has arguments, which only these take.
+
     Args:
         settings: which, its arguments, its time limit and what happens when one raises.
         num_envs: how many, at least 1.
@@ -106,8 +110,24 @@ def make_vector_env(
     Raises:
         UserError: as `make_env`; or a space that is not supported.
     """
-    make = functools.partial(make_env, settings)
     rebuild = settings.on_error == "rebuild"
+    if settings.native and not settings.kwargs:
+        # Not at the top: they import MuJoCo, which most environments do without.
+        task, robot = find_task(settings.id), safety_gymnasium.velocity_robot(settings.id)
+        limit = settings.max_episode_steps
+        if task is not None:
+            from quadriga.platform.environments.safety_navigation import SafetyNavigationEnv
+
+            return SafetyNavigationEnv(
+                task, num_envs, name=settings.id, rebuild=rebuild, max_episode_steps=limit, episode_seeds=episode_seeds
+            )
+        if robot is not None:
+            from quadriga.platform.environments.safety_velocity import SafetyVelocityEnv
+
+            return SafetyVelocityEnv(
+                robot, num_envs, name=settings.id, rebuild=rebuild, max_episode_steps=limit, episode_seeds=episode_seeds
+            )
+    make = functools.partial(make_env, settings)
     return SerialVectorEnv(make, num_envs, name=settings.id, rebuild=rebuild, episode_seeds=episode_seeds)
 
 

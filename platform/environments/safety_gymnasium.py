@@ -73,6 +73,11 @@ def task_summaries() -> dict[str, tuple[str, str]]:
     return tasks
 
 
+def velocity_robot(id: str) -> str | None:
+    """The robot, one of `VELOCITY_ROBOTS`, of the velocity task `id`; `None` if it is none."""
+    return next((robot for robot in VELOCITY_ROBOTS if id == f"Safety{robot}Velocity-v1"), None)
+
+
 def is_unsupported(id: str) -> bool:
     """Whether `id` names one of the package's tasks that observe images or read a keyboard."""
     return id.startswith(("SafetyPoint", "SafetyCar", "SafetyDoggo", "SafetyRacecar", "SafetyAnt")) and any(

@@ -27,13 +27,7 @@ from quadriga.platform.environments.spaces import (
     flat_observation_space,
     observation_encoder,
 )
-from quadriga.platform.environments.vector import (
-    MAX_CONSECUTIVE_FAILURES,
-    ColumnVectorEnv,
-    EnvironmentFailed,
-    Infos,
-    Step,
-)
+from quadriga.platform.environments.vector import ColumnVectorEnv, Failures, Infos, Step, seeds_of
 
 logger = logging.getLogger("quadriga")
 
@@ -68,7 +62,6 @@ class SerialVectorEnv(ColumnVectorEnv):
         """
         self._make = make
         self._name = name
-        self._rebuild = rebuild
         self._envs: list[gymnasium.Env] = []  # first of all: gymnasium closes also what was never finished
         self._envs.extend(make() for _ in range(num_envs))
         _stop_mujoco_clock()
@@ -95,7 +88,7 @@ class SerialVectorEnv(ColumnVectorEnv):
         self._limit = sys.maxsize
         self._deadlines = [0] * num_envs  # the time at which the episode is truncated
         self._episodes = [-1] * num_envs
-        self._failures = [0] * num_envs
+        self._failures = Failures(name, num_envs, rebuild)
         self._steps: list[Callable[[Any], tuple[Any, ...]]] = [first.step] * num_envs
         self._resets: list[Callable[..., tuple[Any, dict[str, Any]]]] = [first.reset] * num_envs
         for index, env in enumerate(self._envs):
@@ -107,13 +100,8 @@ class SerialVectorEnv(ColumnVectorEnv):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], Infos]:
         """As `ColumnVectorEnv.reset`."""
-        if seed is not None and self.episode_seeds is not None:
-            raise ValueError("the seeds of these environments are given by episode_seeds")
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is not None and len(seeds) != self.num_envs:
-            raise ValueError(f"expected {self.num_envs} seeds, got {len(seeds)}")
-        for index in range(self.num_envs):
-            self._begin_surely(index, None if seeds is None else seeds[index], options)
+        for index, own_seed in enumerate(seeds_of(seed, self)):
+            self._begin_surely(index, own_seed, options)
         return self._observations, {}
 
     def step(self, actions: NDArray) -> Step:
@@ -123,7 +111,7 @@ class SerialVectorEnv(ColumnVectorEnv):
         self._time = time = self._time + 1
         observations, rewards, costs = self._observations, self._rewards, self._costs
         terminations, truncations = self._terminations, self._truncations
-        deadlines, failures, encode = self._deadlines, self._failures, self._encode
+        deadlines, failures, encode = self._deadlines, self._failures.counts, self._encode
         terminations.fill(False)
         truncations.fill(False)
         costs.fill(0.0)
@@ -173,7 +161,7 @@ class SerialVectorEnv(ColumnVectorEnv):
             "episodes": list(self._episodes),
             "actions": [self._log.episode(index) for index in range(self.num_envs)],
             "observations": self._observations.copy(),
-            "failures": list(self._failures),
+            "failures": list(self._failures.counts),
         }
 
     def set_state(self, state: dict[str, Any]) -> list[int]:
@@ -182,10 +170,11 @@ class SerialVectorEnv(ColumnVectorEnv):
             raise ValueError("a snapshot needs episode_seeds")
         if len(state["episodes"]) != self.num_envs:
             raise ValueError(f"the state is of {len(state['episodes'])} environments, not of {self.num_envs}")
-        self._failures = list(state["failures"])
-        replayed: list[NDArray] = list(state["actions"])
+        self._failures.counts[:] = state["failures"]
+        # A native environment's snapshot holds no actions: its episodes cannot be replayed.
+        replayed: list[NDArray] = list(state.get("actions") or [None] * self.num_envs)
         begun_anew = []
-        for index, (episode, actions) in enumerate(zip(state["episodes"], state["actions"], strict=True)):
+        for index, (episode, actions) in enumerate(zip(state["episodes"], list(replayed), strict=True)):
             if not self._replay(index, episode, actions, state["observations"][index]):
                 logger.warning("environment %d of %r could not be replayed; it begins a new episode", index, self._name)
                 begun_anew.append(index)
@@ -252,13 +241,7 @@ class SerialVectorEnv(ColumnVectorEnv):
     def _recover(self, index: int, error: Exception) -> None:
         """Environment `index` raised: builds it anew and begins an episode, or gives up."""
         while True:
-            self._failures[index] += 1
-            what = f"environment {index} of {self._name!r} raised {type(error).__name__}: {error}"
-            if not self._rebuild:
-                raise EnvironmentFailed(f'{what}; with env.on_error: "rebuild" it is built anew') from error
-            if self._failures[index] >= MAX_CONSECUTIVE_FAILURES:
-                raise EnvironmentFailed(f"{what}; it failed {self._failures[index]} times in a row") from error
-            logger.warning("%s; it is built anew", what)
+            self._failures.record(index, error)
             with contextlib.suppress(Exception):
                 self._envs[index].close()
             try:

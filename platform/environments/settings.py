@@ -15,8 +15,13 @@ class EnvironmentSettings(Section):
     id: Annotated[
         str, Field(min_length=1, description="id of the registry or of gymnasium; see: quadriga list environments")
     ]
-    kwargs: Annotated[dict[str, Any], Field(description="arguments of the environment's constructor")] = {}
+    kwargs: Annotated[
+        dict[str, Any], Field(description="arguments of the environment's constructor; with any, it is unmodified")
+    ] = {}
     max_episode_steps: Annotated[int | None, Field(ge=1, description="time limit instead of the registered one")] = None
+    native: Annotated[
+        bool, Field(description="Safety-Gymnasium's tasks vectorized here, same episodes; false: the unmodified ones")
+    ] = True
     on_error: Annotated[
         Literal["rebuild", "raise"],
         Field(description="when step or reset raises: build it anew and drop the broken step, or stop the run"),

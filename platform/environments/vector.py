@@ -7,6 +7,7 @@ environment; an environment that is vectorized itself may do so natively.
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,12 +24,64 @@ from quadriga.platform.errors import TrainingStopped
 MAX_CONSECUTIVE_FAILURES = 5
 """An environment that fails this often without a good step between is not rebuilt again."""
 
+logger = logging.getLogger("quadriga")
+
 Infos = dict[str, Any]
 Step = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], Infos]
 
 
 class EnvironmentFailed(TrainingStopped):
     """An environment raised, and is not (or no longer) to be built anew."""
+
+
+class Failures:
+    """How often each environment has raised without a good step between, and what follows from it.
+
+    Attributes:
+        counts: failures in a row, of each environment.
+    """
+
+    def __init__(self, name: str, num_envs: int, rebuild: bool) -> None:
+        """No failures yet.
+
+        Args:
+            name: what messages call the environments.
+            num_envs: how many.
+            rebuild: whether one that raises is built anew.
+        """
+        self._name = name
+        self._rebuild = rebuild
+        self.counts = [0] * num_envs
+
+    def record(self, index: int, error: Exception) -> None:
+        """Environment `index` raised `error`; returns if it is to be built anew.
+
+        Raises:
+            EnvironmentFailed: it is not, or not again.
+        """
+        self.counts[index] += 1
+        what = f"environment {index} of {self._name!r} raised {type(error).__name__}: {error}"
+        if not self._rebuild:
+            raise EnvironmentFailed(f'{what}; with env.on_error: "rebuild" it is built anew') from error
+        if self.counts[index] >= MAX_CONSECUTIVE_FAILURES:
+            raise EnvironmentFailed(f"{what}; it failed {self.counts[index]} times in a row") from error
+        logger.warning("%s; it is built anew", what)
+
+
+def seeds_of(seed: int | Sequence[int | None] | None, env: ColumnVectorEnv) -> Sequence[int | None]:
+    """A seed, or `None`, for each environment, from what `reset` was given.
+
+    Raises:
+        ValueError: the environments have `episode_seeds`, or there are not as many seeds.
+    """
+    if seed is not None and env.episode_seeds is not None:
+        raise ValueError("the seeds of these environments are given by episode_seeds")
+    if seed is None:
+        return [None] * env.num_envs
+    seeds = [seed + i for i in range(env.num_envs)] if isinstance(seed, int) else seed
+    if len(seeds) != env.num_envs:
+        raise ValueError(f"expected {env.num_envs} seeds, got {len(seeds)}")
+    return seeds
 
 
 class ColumnVectorEnv(gymnasium.vector.VectorEnv, abc.ABC):

@@ -34,7 +34,7 @@ def test_listed_number_of_steps_is_the_registered_one():
 @pytest.mark.parametrize("task", ["Goal1", "Button2", "Push1", "Circle2", "Run0"])
 @pytest.mark.parametrize("agent", safety_gymnasium.AGENTS)
 def test_every_robot_and_kind_of_task_steps(agent, task):
-    env = make_vector_env(EnvironmentSettings(id=f"Safety{agent}{task}-v0"), 1)
+    env = make_vector_env(EnvironmentSettings(id=f"Safety{agent}{task}-v0", native=False), 1)
     observations, _ = env.reset(seed=3)
     env.action_space.seed(0)
     for _ in range(2):

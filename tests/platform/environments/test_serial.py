@@ -69,8 +69,8 @@ def assert_same(first, second):
         ({"id": "Pendulum-v1"}, 450),
         ({"id": "HalfCheetah-v5", "max_episode_steps": 60}, 150),
         ({"id": "FrozenLake-v1", "kwargs": {"is_slippery": False}}, 300),
-        ({"id": "SafetyPointGoal1-v0", "max_episode_steps": 12}, 30),
-        ({"id": "SafetyHalfCheetahVelocity-v1", "max_episode_steps": 40}, 100),
+        ({"id": "SafetyPointGoal1-v0", "max_episode_steps": 12, "native": False}, 30),
+        ({"id": "SafetyHalfCheetahVelocity-v1", "max_episode_steps": 40, "native": False}, 100),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
 )
@@ -144,7 +144,7 @@ def test_second_source_of_seeds_is_refused():
     ],
 )
 def test_restored_snapshot_continues_bit_for_bit_in_the_middle_of_episodes(id, before, after):
-    settings = EnvironmentSettings(id=id, max_episode_steps=40)
+    settings = EnvironmentSettings(id=id, max_episode_steps=40, native=False)
     env = make_vector_env(settings, 2, episode_seeds=SEEDS)
     env.reset()
     actions = actions_of(env, before + after)
