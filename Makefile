@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt
 
-DEMO_STEPS ?= 160000
+DEMO_STEPS ?= 400000
 ifndef DEMO_NAME
 DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
 endif
@@ -21,9 +21,9 @@ export OMP_NUM_THREADS ?= 1
 
 setup: $(INSTALLED) ## install everything into .venv
 
-demo: setup ## train a PID-Lagrangian agent on SafetyPointGoal1-v0 (DEMO_STEPS=160000) and plot its curves
+demo: setup ## train a PID-Lagrangian agent on SafetyPointGoal1-v0 (DEMO_STEPS=400000) and plot its curves
 	$(BIN)/quadriga train pid-lagrangian --env SafetyPointGoal1-v0 --steps $(DEMO_STEPS) \
-		--env-runners 2 --envs-per-runner 8 --seed 0 --name $(DEMO_NAME)
+		--env-runners 2 --envs-per-runner 4 --seed 0 --name $(DEMO_NAME)
 	$(BIN)/quadriga plot $(DEMO_NAME) -o runs/$(DEMO_NAME)/curves.png
 	@echo
 	@echo "run folder   runs/$(DEMO_NAME)"
@@ -32,7 +32,7 @@ demo: setup ## train a PID-Lagrangian agent on SafetyPointGoal1-v0 (DEMO_STEPS=1
 	@echo "What next:"
 	@echo "  $(BIN)/quadriga evaluate $(DEMO_NAME) --episodes 20 --video runs/$(DEMO_NAME)/agent.mp4"
 	@echo "  $(BIN)/quadriga train --resume $(DEMO_NAME) --steps $$(( 2 * $(DEMO_STEPS) ))"
-	@echo "  $(BIN)/quadriga train ppo --env SafetyPointGoal1-v0 --steps $(DEMO_STEPS) --env-runners 2 --name unconstrained"
+	@echo "  $(BIN)/quadriga train ppo --env SafetyPointGoal1-v0 --steps $(DEMO_STEPS) --env-runners 2 --envs-per-runner 4 --name unconstrained"
 	@echo "  $(BIN)/quadriga plot $(DEMO_NAME) unconstrained -o comparison.png"
 
 ##@ Develop

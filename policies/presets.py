@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from quadriga.platform.lines import Preset
 
-# Episodes of 1,000 steps: with four environments, four of them end in every iteration of 4,000 steps.
-_SAFETY = {"rollout": {"envs_per_runner": 4}}
+# For Safety-Gymnasium's episodes of 1,000 steps: eight end in every iteration, so that the multiplier is measured on
+# eight. Steps are dear there and updates cheap: many of them, held by the KL limit.
+_SAFETY = {
+    "rollout": {"batch_size": 8000, "envs_per_runner": 8},
+    "update": {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "epochs": 20},
+}
+# Half the published gains and a smoothed P: a mean of eight episodes is noisy, and a high multiplier drowns the reward.
+_PID = {"kind": "pid", "kp": 0.05, "ki": 0.005, "kd": 0.01, "p_smoothing": 0.8, "d_smoothing": 0.8}
 
 PRESETS: dict[str, Preset] = {
     "ppo": Preset(
@@ -20,6 +26,6 @@ PRESETS: dict[str, Preset] = {
     "pid-lagrangian": Preset(
         "PPO with a PID-controlled Lagrange multiplier",
         "Stooke, Achiam, Abbeel 2020, arXiv:2007.03964",
-        {**_SAFETY, "constraint": {"kind": "pid"}},
+        {**_SAFETY, "constraint": _PID},
     ),
 }
