@@ -123,7 +123,7 @@ def _add_things(task: Task, poses: list[tuple[str, str]], root: ElementTree.Elem
                 _geom(body, obstacle, f"{name}mocap", **pose, contype="0", conaffinity="0")
             equality = ElementTree.SubElement(root, "equality") if equality is None else equality
             bodies = {"body1": f"{name}mocap", "body2": f"{name}obj"}
-            ElementTree.SubElement(equality, "weld", name=f"{name}mocap", **bodies, solref=".02 1.5")
+            ElementTree.SubElement(equality, "weld", bodies, name=f"{name}mocap", solref=".02 1.5")
     for obstacle, name, xy, quaternion in placed:
         if obstacle.kind is Kind.SOLID or (obstacle.kind is Kind.MARKER and markers):
             body = _body(world, name, pos=f"{xy} {obstacle.z!r}", quat=quaternion)
@@ -155,7 +155,7 @@ def _add_corners(body: ElementTree.Element, box: Obstacle) -> None:
 
 
 def _body(world: ElementTree.Element, name: str, **attributes: str) -> ElementTree.Element:
-    return ElementTree.SubElement(world, "body", name=name, **attributes)
+    return ElementTree.SubElement(world, "body", {"name": name, **attributes})
 
 
 def _geom(body: ElementTree.Element, obstacle: Obstacle, name: str, **attributes: str) -> None:
