@@ -41,6 +41,7 @@ class NativeVectorEnv(ColumnVectorEnv):
         rebuild: bool,
         max_episode_steps: int,
         episode_seeds: EpisodeSeeds | None,
+        autoreset: bool = True,
     ) -> None:
         """Makes the buffers.
 
@@ -52,8 +53,11 @@ class NativeVectorEnv(ColumnVectorEnv):
             rebuild: begin a new episode where one raises instead of raising `EnvironmentFailed`.
             max_episode_steps: time limit.
             episode_seeds: the seed of every episode; needed for snapshots.
+            autoreset: whether an ended episode is followed by another, as the contract has it; if not, the
+                environments stay where they are until `reset`.
         """
         super().__init__(num_envs, observation_space, action_space, episode_seeds)
+        self._autoreset = autoreset
         shape = (num_envs, *observation_space.shape)
         self.exact_observations = np.zeros(shape)
         self.exact_final_observations = np.zeros(shape)
@@ -121,8 +125,9 @@ class NativeVectorEnv(ColumnVectorEnv):
         if self._ended.any():
             self.exact_final_observations[self._ended] = self.exact_observations[self._ended]
             self._final_observations[self._ended] = self._observations[self._ended]
-            for index in np.flatnonzero(self._ended).tolist():
-                self._begin_surely(index)
+            if self._autoreset:
+                for index in np.flatnonzero(self._ended).tolist():
+                    self._begin_surely(index)
         infos: Infos = {"cost": self._costs, "final_obs": self._final_observations}
         if failed:
             infos["failed"] = np.zeros(self.num_envs, np.bool_)

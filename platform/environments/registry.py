@@ -60,6 +60,9 @@ def list_environments() -> list[EnvironmentRow]:
 def make_env(settings: EnvironmentSettings, render_mode: str | None = None) -> gymnasium.Env:
     """One environment as gymnasium knows it, with the cost in `info["cost"]`; for evaluation and video.
 
+    With pictures asked for, Safety-Gymnasium's tasks Goal, Button and Push are the native ones where they are in
+    `make_vector_env`; in all else they are the unmodified ones.
+
     Args:
         settings: which, its arguments and its time limit.
         render_mode: e.g. `"rgb_array"`; `None` renders nothing and leaves out what only rendering needs.
@@ -70,6 +73,11 @@ def make_env(settings: EnvironmentSettings, render_mode: str | None = None) -> g
     """
     if render_mode is not None:
         rendering.prepare_headless()
+        task = find_task(settings.id)
+        if render_mode == "rgb_array" and task is not None and settings.native and not settings.kwargs:
+            from quadriga.platform.environments.safety_renderer import RenderedSafetyEnv
+
+            return RenderedSafetyEnv(task, name=settings.id, max_episode_steps=settings.max_episode_steps)
     safety = settings.id in safety_gymnasium.task_summaries()
     if safety:
         safety_gymnasium.load()

@@ -122,8 +122,8 @@ def _add_things(task: Task, poses: list[tuple[str, str]], root: ElementTree.Elem
                 pose = {"pos": f"{xy} {obstacle.z!r}", "quat": quaternion, "rgba": faint}
                 _geom(body, obstacle, f"{name}mocap", **pose, contype="0", conaffinity="0")
             equality = ElementTree.SubElement(root, "equality") if equality is None else equality
-            weld = {"name": f"{name}mocap", "body1": f"{name}mocap", "body2": f"{name}obj", "solref": ".02 1.5"}
-            ElementTree.SubElement(equality, "weld", weld)
+            bodies = {"body1": f"{name}mocap", "body2": f"{name}obj"}
+            ElementTree.SubElement(equality, "weld", bodies, name=f"{name}mocap", solref=".02 1.5")
     for obstacle, name, xy, quaternion in placed:
         if obstacle.kind is Kind.SOLID or (obstacle.kind is Kind.MARKER and markers):
             body = _body(world, name, pos=f"{xy} {obstacle.z!r}", quat=quaternion)

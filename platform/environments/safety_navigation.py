@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -57,6 +58,7 @@ class SafetyNavigationEnv(NativeVectorEnv):
         rebuild: bool = True,
         max_episode_steps: int | None = None,
         episode_seeds: EpisodeSeeds | None = None,
+        autoreset: bool = True,
     ) -> None:
         """Makes the simulations.
 
@@ -67,6 +69,7 @@ class SafetyNavigationEnv(NativeVectorEnv):
             rebuild: begin a new episode where one raises instead of raising `EnvironmentFailed`.
             max_episode_steps: time limit; by default the task's own.
             episode_seeds: the seed of every episode; needed for snapshots.
+            autoreset: see `NativeVectorEnv`.
 
         Raises:
             UserError: Safety-Gymnasium is not installed.
@@ -84,6 +87,7 @@ class SafetyNavigationEnv(NativeVectorEnv):
             rebuild=rebuild,
             max_episode_steps=max_episode_steps or MAX_STEPS,
             episode_seeds=episode_seeds,
+            autoreset=autoreset,
         )
         self.task = task
         self._read_task(task)
@@ -116,6 +120,19 @@ class SafetyNavigationEnv(NativeVectorEnv):
         self._lidars = np.repeat(np.arange(len(task.obstacles)), [obstacle.num for obstacle in task.obstacles])
         button = task.obstacle("button")
         self._buttons_cost = button is not None and button.costly
+
+    @property
+    def costs(self) -> NDArray[np.float32]:
+        """The costs of the last step, `[N]`."""
+        return self._costs
+
+    def layout(self, index: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Places `[1 + things, 2]` and rotations `[1 + things]` with which environment `index` began its episode."""
+        return self.places[index], self._yaws[index]
+
+    def simulation(self, index: int) -> mujoco.MjData:
+        """The simulation of environment `index`, to be looked at."""
+        return self._simulations.data[index]
 
     def _seed(self, index: int, seed: int) -> None:
         self._random[index] = np.random.RandomState(seed)

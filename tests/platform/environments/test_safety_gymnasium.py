@@ -97,7 +97,7 @@ def test_speed_above_the_limit_costs_one():
 
 
 def test_rendering_shows_the_robot_moving_and_survives_a_reset():
-    env = make_env(EnvironmentSettings(id="SafetyPointGoal1-v0"), render_mode="rgb_array")
+    env = make_env(EnvironmentSettings(id="SafetyPointGoal1-v0", native=False), render_mode="rgb_array")
     env.reset(seed=0)
     first = env.render()
     for _ in range(10):
