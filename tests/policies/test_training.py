@@ -222,7 +222,7 @@ def test_an_environment_that_raises_is_rebuilt_or_stops_the_run(
 
 
 def test_diverged_training_stops(make_trainer: Trainers) -> None:
-    trainer = make_trainer(update={"learning_rate": 1e30, "target_kl": None, "max_grad_norm": None})
+    trainer = make_trainer(update={"learning_rate": 1e38, "target_kl": None, "max_grad_norm": None})
     with pytest.raises(TrainingStopped, match=r"stopped at env step 400: .* became NaN or infinite"):
         trainer.train_iteration()
 
