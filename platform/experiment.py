@@ -105,15 +105,24 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     """Nested values from `key.subkey=value` texts; values are YAML (`1e-3`, `true`, `[64, 64]`, `null`).
 
     Raises:
-        UserError: a text has no `=` or an empty key.
+        UserError: a text has no `=` or an empty key, or sets a key inside one that was set to a plain value.
     """
     nested: dict[str, Any] = {}
+    plain: dict[str, str] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not all(key.split(".")):
             raise UserError(f"--set {assignment!r}: expected key=value, e.g. --set env.id=CartPole-v1")
+        parts = key.split(".")
+        for parent in (".".join(parts[:depth]) for depth in range(1, len(parts))):
+            if parent in plain:
+                raise UserError(
+                    f"--set {assignment}: {parent} was set to {plain[parent]} before; set its keys one by one"
+                )
         value = parse_yaml(text, where=f"--set {key}")
-        for part in reversed(key.split(".")):
+        if not isinstance(value, dict):
+            plain[key] = text
+        for part in reversed(parts):
             value = {part: value}
         nested = merged(nested, value)
     return nested

@@ -301,3 +301,11 @@ def test_nearest_ignores_case_and_gives_nothing_when_nothing_is_near() -> None:
     assert nearest("toy", ["toy-with-a-long-name", "toy-with-another-name"]) == ""
     assert str(unknown("key", "xyz", ["b", "a"])) == "unknown key 'xyz'; allowed: a, b"
     assert str(unknown("key", "xyz", [])) == "unknown key 'xyz'"
+
+
+def test_assignments_that_would_undo_each_other_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--set env\.native=false: env was set to CartPole-v1 before"):
+        parse_assignments(["env=CartPole-v1", "env.native=false"])
+    assert parse_assignments(["env.id=CartPole-v1", "env.native=false"]) == {
+        "env": {"id": "CartPole-v1", "native": False}
+    }
