@@ -33,8 +33,6 @@ from quadriga.policies.learner import ColumnLearner
 from quadriga.policies.module import ActorCriticModule
 
 logger = logging.getLogger("quadriga")
-# A lost runner is reported once, by the loop below, in words.
-logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
 
 QUADRIGA_STATE = "quadriga"
 
@@ -89,7 +87,7 @@ class PolicyOptimizationConfig(AlgorithmConfig):
                 delay_between_env_runner_restarts_s=0.0,
             )
             .training(train_batch_size_per_learner=rollout.batch_size)
-            .debugging(seed=experiment.seed, log_level="ERROR")
+            .debugging(seed=experiment.seed, log_level=None)  # None: as `runtime.ensure_ray` has set it
             .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
         )
         config._dont_auto_sync_env_runner_states = True
@@ -152,7 +150,7 @@ class PolicyOptimization(Algorithm):
         sampled = time.perf_counter()
         episodes = EpisodeRecords()
         for rollout in rollouts:
-            episodes.extend(rollout.episodes)
+            episodes = episodes.followed_by(rollout.episodes)
         self.constraint.observe(episodes.costs)
         results = self._learn(rollouts)
         self.updates += 1

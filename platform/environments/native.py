@@ -193,10 +193,4 @@ class NativeVectorEnv(ColumnVectorEnv):
 
     def _recover(self, index: int, error: Exception) -> None:
         """Environment `index` raised: begins another episode, or gives up."""
-        while True:
-            self._failures.record(index, error)
-            try:
-                self._begin(index)
-                return
-            except Exception as again:
-                error = again
+        self._failures.recover(index, error, lambda: self._begin(index))

@@ -64,7 +64,6 @@ class SerialVectorEnv(ColumnVectorEnv):
         self._name = name
         self._envs: list[gymnasium.Env] = []  # first of all: gymnasium closes also what was never finished
         self._envs.extend(make() for _ in range(num_envs))
-        _stop_mujoco_clock()
         first = self._envs[0]
         super().__init__(
             num_envs,
@@ -240,20 +239,10 @@ class SerialVectorEnv(ColumnVectorEnv):
 
     def _recover(self, index: int, error: Exception) -> None:
         """Environment `index` raised: builds it anew and begins an episode, or gives up."""
-        while True:
-            self._failures.record(index, error)
-            with contextlib.suppress(Exception):
-                self._envs[index].close()
-            try:
-                self._install(index, self._make())
-                self._begin(index)
-                return
-            except Exception as again:
-                error = again
+        self._failures.recover(index, error, lambda: self._build_anew(index))
 
-
-def _stop_mujoco_clock() -> None:
-    """MuJoCo's bindings read the clock at every stage of every step, for timers that nobody here looks at."""
-    mujoco = sys.modules.get("mujoco")
-    if mujoco is not None:
-        mujoco.set_mjcb_time(None)
+    def _build_anew(self, index: int) -> None:
+        with contextlib.suppress(Exception):
+            self._envs[index].close()
+        self._install(index, self._make())
+        self._begin(index)

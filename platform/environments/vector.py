@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -67,6 +68,19 @@ class Failures:
             raise EnvironmentFailed(f"{what}; it failed {self.counts[index]} times in a row") from error
         logger.warning("%s; it is built anew", what)
 
+    def recover(self, index: int, error: Exception, begin: Callable[[], None]) -> None:
+        """Environment `index` raised `error`: calls `begin`, which may raise as well, until it begins an episode.
+
+        Raises:
+            EnvironmentFailed: as `record`.
+        """
+        while True:
+            self.record(index, error)
+            try:
+                return begin()
+            except Exception as again:
+                error = again
+
 
 def seeds_of(seed: int | Sequence[int | None] | None, env: ColumnVectorEnv) -> Sequence[int | None]:
     """A seed, or `None`, for each environment, from what `reset` was given.
@@ -115,6 +129,7 @@ class ColumnVectorEnv(gymnasium.vector.VectorEnv, abc.ABC):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self.episode_seeds = episode_seeds
+        _stop_mujoco_clock()
 
     @abc.abstractmethod
     def reset(
@@ -176,3 +191,10 @@ class ColumnVectorEnv(gymnasium.vector.VectorEnv, abc.ABC):
         Raises:
             ValueError: the state is of another number of environments, or there are no `episode_seeds`.
         """
+
+
+def _stop_mujoco_clock() -> None:
+    """MuJoCo's bindings read the clock at every stage of every step, for timers that nobody here looks at."""
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is not None:
+        mujoco.set_mjcb_time(None)

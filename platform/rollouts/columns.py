@@ -85,12 +85,6 @@ class EpisodeRecords:
         self.costs.append(cost)
         self.lengths.append(length)
 
-    def extend(self, other: EpisodeRecords) -> None:
-        """Appends all episodes of `other`."""
-        self.returns += other.returns
-        self.costs += other.costs
-        self.lengths += other.lengths
-
     def followed_by(self, other: EpisodeRecords) -> EpisodeRecords:
         """These episodes and then `other`'s, as a new record."""
         return EpisodeRecords(self.returns + other.returns, self.costs + other.costs, self.lengths + other.lengths)
