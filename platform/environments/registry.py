@@ -119,15 +119,28 @@ def make_vector_env(
         UserError: as `make_env`; or a space that is not supported.
     """
     rebuild = settings.on_error == "rebuild"
-    if settings.native and not settings.kwargs:
+    native = settings.native and not settings.kwargs
+    task = find_task(settings.id) if native else None
+    if settings.sleeping and task is None:
+        raise UserError(
+            "env.sleeping: only Safety-Gymnasium's native tasks Goal, Button and Push have sleeping objects, "
+            f"got env.id={settings.id!r}, env.native={settings.native}, env.kwargs={settings.kwargs}"
+        )
+    if native:
         # Not at the top: they import MuJoCo, which most environments do without.
-        task, robot = find_task(settings.id), safety_gymnasium.velocity_robot(settings.id)
+        robot = safety_gymnasium.velocity_robot(settings.id)
         limit = settings.max_episode_steps
         if task is not None:
             from quadriga.platform.environments.safety_navigation import SafetyNavigationEnv
 
             return SafetyNavigationEnv(
-                task, num_envs, name=settings.id, rebuild=rebuild, max_episode_steps=limit, episode_seeds=episode_seeds
+                task,
+                num_envs,
+                name=settings.id,
+                rebuild=rebuild,
+                max_episode_steps=limit,
+                episode_seeds=episode_seeds,
+                sleeping=settings.sleeping,
             )
         if robot is not None:
             from quadriga.platform.environments.safety_velocity import SafetyVelocityEnv

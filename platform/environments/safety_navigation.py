@@ -59,6 +59,7 @@ class SafetyNavigationEnv(NativeVectorEnv):
         max_episode_steps: int | None = None,
         episode_seeds: EpisodeSeeds | None = None,
         autoreset: bool = True,
+        sleeping: bool = False,
     ) -> None:
         """Makes the simulations.
 
@@ -70,9 +71,10 @@ class SafetyNavigationEnv(NativeVectorEnv):
             max_episode_steps: time limit; by default the task's own.
             episode_seeds: the seed of every episode; needed for snapshots.
             autoreset: see `NativeVectorEnv`.
+            sleeping: let objects at rest sleep: faster, and no longer the package's episodes.
 
         Raises:
-            UserError: Safety-Gymnasium is not installed.
+            UserError: Safety-Gymnasium is not installed; or `sleeping`, and MuJoCo cannot.
         """
         shared = task_model(task)
         template = shared.model
@@ -105,7 +107,8 @@ class SafetyNavigationEnv(NativeVectorEnv):
         self._box_distances = np.zeros(num_envs)
         self._timers = np.zeros(num_envs, np.int64)
         self._goal_buttons = np.zeros(num_envs, np.int64)
-        self._simulations = Simulations(shared, num_envs)
+        self._sleeping = sleeping
+        self._simulations = Simulations(shared, num_envs, sleeping=sleeping)
 
     def _read_task(self, task: Task) -> None:
         self._is_button, self._is_push = task.goal == "Button", task.goal == "Push"
@@ -289,7 +292,7 @@ class SafetyNavigationEnv(NativeVectorEnv):
         out[:, self._felt :] = seen
 
     def _snapshot(self) -> dict[str, Any]:
-        return {
+        snapshot = {
             "physics": self._simulations.states(),
             "places": self.places.copy(),
             "yaws": self._yaws.copy(),
@@ -301,6 +304,10 @@ class SafetyNavigationEnv(NativeVectorEnv):
             "random": [random.get_state(legacy=False) for random in self._random],
             "undrawn": self._undrawn.copy(),
         }
+        if self._sleeping:  # MuJoCo's states do not say who sleeps: all are woken, here and where it is restored
+            for index in range(self.num_envs):
+                self._restore(index, snapshot)
+        return snapshot
 
     def _restore(self, index: int, snapshot: dict[str, Any]) -> None:
         for mine, name in (

@@ -19,10 +19,25 @@ from quadriga.platform.environments.native import Failed
 from quadriga.platform.environments.safety_gremlins import Circle
 from quadriga.platform.environments.safety_model import TaskModel
 from quadriga.platform.environments.safety_tasks import SUBSTEPS
+from quadriga.platform.errors import UserError
 
 _NO_SENSORS = int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
 _VELOCITY_STAGE = mujoco.mjtStage.mjSTAGE_VEL
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+
+
+def sleep_flag() -> int:
+    """MuJoCo's flag that lets objects at rest sleep.
+
+    Raises:
+        UserError: the installed version has none.
+    """
+    flag = getattr(mujoco.mjtEnableBit, "mjENBL_SLEEP", None)
+    if flag is None:
+        raise UserError(
+            f"env.sleeping: MuJoCo {mujoco.__version__} has no sleeping objects; install mujoco>=3.17, or leave it off"
+        )
+    return int(flag)
 
 
 class Simulations:
@@ -37,16 +52,23 @@ class Simulations:
         vase_velocities: linear and angular, `[N, vases that cost, 6]`.
     """
 
-    def __init__(self, shared: TaskModel, num_envs: int) -> None:
+    def __init__(self, shared: TaskModel, num_envs: int, *, sleeping: bool = False) -> None:
         """Copies the model.
 
         Args:
             shared: the task's model.
             num_envs: how many simulations.
+            sleeping: let objects at rest sleep, which changes the motion.
+
+        Raises:
+            UserError: `sleeping`, and the installed MuJoCo cannot.
         """
         template = shared.model
         self._shared = shared
         self.models = [copy.copy(template) for _ in range(num_envs)]
+        if sleeping:
+            for model in self.models:
+                model.opt.enableflags |= sleep_flag()
         self.data = [mujoco.MjData(model) for model in self.models]
         self.readings = np.zeros((num_envs, template.nsensordata))
         self.positions = np.zeros((num_envs, template.nbody, 3))
@@ -64,7 +86,7 @@ class Simulations:
         self._circle = Circle(float(template.opt.timestep))
         if template.nmocap:
             self._advance = self._pull
-        elif template.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER:
+        elif template.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER and not sleeping:
             self._advance = self._resume
         else:
             self._advance = self._run

@@ -22,6 +22,13 @@ class EnvironmentSettings(Section):
     native: Annotated[
         bool, Field(description="Safety-Gymnasium's tasks vectorized here, same episodes; false: the unmodified ones")
     ] = True
+    sleeping: Annotated[
+        bool,
+        Field(
+            description="Goal, Button and Push: skip the physics of objects at rest; faster, not the same episodes; "
+            "needs MuJoCo 3.17"
+        ),
+    ] = False
     on_error: Annotated[
         Literal["rebuild", "raise"],
         Field(description="when step or reset raises: build it anew and drop the broken step, or stop the run"),
