@@ -27,7 +27,7 @@ def experiment_fields(specification: dict[str, Any]) -> dict[str, Any]:
         "rollout": {
             "batch_size": settings["batch_size"],
             "envs_per_runner": settings["envs"],
-            "normalize_observations": settings["normalize_observations"],
+            "normalize_observations": "standardize" if settings["normalize_observations"] else "none",
         },
         "network": {"hidden_sizes": settings["hidden_sizes"], "activation": settings["activation"]},
         "advantage": {

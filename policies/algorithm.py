@@ -49,7 +49,7 @@ def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
         seed=experiment.seed,
         streams=tuple(streams),
         activation=experiment.network.activation,
-        collect_moments=experiment.rollout.normalize_observations,
+        collect_moments=experiment.rollout.normalize_observations != "none",
     )
 
 
@@ -106,6 +106,7 @@ class PolicyOptimizationConfig(AlgorithmConfig):
                 "activation": network.activation,
                 "initial_log_std": network.initial_log_std,
                 "streams": len(self.rollout_plan.streams),
+                "shrink_observations": self.rl_experiment.rollout.normalize_observations == "shrink",
             },
         )
 

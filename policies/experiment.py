@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from quadriga.platform.environments.safety_tasks import has_lidars
 from quadriga.platform.environments.settings import EnvironmentSettings
 from quadriga.platform.experiment import Experiment, Section
 from quadriga.platform.rollouts.settings import RolloutSettings
@@ -129,6 +130,13 @@ class RLExperiment(Experiment):
     constraint: Annotated[NoConstraint | LagrangianSettings | PIDSettings, Field(discriminator="kind")] = NoConstraint()
     bonus: NoBonus = NoBonus()
     learner: LearnerSettings = LearnerSettings()
+
+    @model_validator(mode="after")
+    def _normalization_is_resolved(self) -> RLExperiment:
+        if self.rollout.normalize_observations == "auto":
+            kind = "shrink" if has_lidars(self.env.id) else "standardize"
+            object.__setattr__(self, "rollout", self.rollout.model_copy(update={"normalize_observations": kind}))
+        return self
 
     @model_validator(mode="after")
     def _batch_holds_a_minibatch(self) -> RLExperiment:

@@ -21,17 +21,22 @@ from quadriga.platform.rollouts.actors import OBSERVATION_CLIP
 from quadriga.platform.statistics import RunningMoments
 from quadriga.policies.networks import MLP
 
-MINIMUM_DEVIATION = 1e-4
+CONSTANT = 1e-4
+"""Deviation up to which an input counts as constant."""
 
 
 class Normalizer(nn.Module):
     """Subtracts the mean, divides by the deviation and clips; the identity until it has seen anything.
 
+    With `shrink` only deviations above 1 divide. Inputs that are near zero mostly, such as lidars of few things, would
+    be raised to large values: standardized, PPO reached a quarter of the return on SafetyPointGoal1-v0.
+
     Buffers: `count`, `sample_mean`, `m2` (float64, exact) and `mean`, `scale` (float32, in use).
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, shrink: bool = False) -> None:
         super().__init__()
+        self.shrink = shrink
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("sample_mean", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("m2", torch.zeros(dim, dtype=torch.float64))
@@ -50,7 +55,8 @@ class Normalizer(nn.Module):
         own.merge(moments)
         deviation = np.sqrt(own.variance)
         # A constant input carries nothing: scale 1 leaves it at zero instead of amplifying rounding.
-        scale = np.where(deviation > MINIMUM_DEVIATION, 1.0 / np.maximum(deviation, MINIMUM_DEVIATION), 1.0)
+        least = 1.0 if self.shrink else CONSTANT
+        scale = np.where(deviation > least, 1.0 / np.maximum(deviation, least), 1.0)
         self.count.fill_(own.count)
         for buffer, value in (
             (self.sample_mean, own.mean),
@@ -62,7 +68,10 @@ class Normalizer(nn.Module):
 
 
 class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
-    """`model_config`: `hidden_sizes`, `activation`, `initial_log_std`, `streams` (how many critics)."""
+    """The policy and its critics.
+
+    `model_config`: `hidden_sizes`, `activation`, `initial_log_std`, `streams` (critics), `shrink_observations`.
+    """
 
     def setup(self) -> None:
         """Builds the networks for flat Box observations and Box or Discrete actions."""
@@ -71,7 +80,7 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
         self.discrete = isinstance(self.action_space, gym.spaces.Discrete)
         dist_dim = int(self.action_space.n) if self.discrete else int(np.prod(self.action_space.shape))
         hidden = list(config["hidden_sizes"])
-        self.normalizer = Normalizer(obs_dim)
+        self.normalizer = Normalizer(obs_dim, shrink=config.get("shrink_observations", False))
         self.policy = MLP([obs_dim, *hidden, dist_dim], config["activation"], final_gain=0.01)
         self.critics = MLP([obs_dim, *hidden, 1], config["activation"], final_gain=1.0, stack=config["streams"])
         self.log_std = (

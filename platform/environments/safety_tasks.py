@@ -127,6 +127,7 @@ _TASKS: dict[str, tuple[float, tuple[Obstacle, ...]]] = {
     "Push2": (2.0, (_goal(), _hazards(4, size=0.3), _pillars(4, costly=True), _box())),
 }
 _IDS = re.compile(rf"Safety({'|'.join(AGENTS)})({'|'.join(_TASKS)})-v0")
+_WITH_LIDARS = re.compile(rf"Safety({'|'.join(AGENTS)})(Goal|Button|Push|Circle|Run)\d-v0")
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,11 @@ class Task:
     def obstacle(self, name: str) -> Obstacle | None:
         """The obstacle called `name`, or `None`."""
         return next((obstacle for obstacle in self.obstacles if obstacle.name == name), None)
+
+
+def has_lidars(id: str) -> bool:
+    """Whether `id` is one of Safety-Gymnasium's navigation tasks, whose observations are lidars mostly."""
+    return _WITH_LIDARS.fullmatch(id) is not None
 
 
 def find_task(id: str) -> Task | None:

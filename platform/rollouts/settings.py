@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,13 @@ class RolloutSettings(Section):
     env_runners: Annotated[int, Field(ge=0, description="Ray actors that collect; 0 collects in the driver")] = 0
     envs_per_runner: Annotated[int, Field(ge=1, description="environments stepped together in one runner")] = 8
     batch_size: Annotated[int, Field(ge=1, description="environment steps an iteration, over all runners")] = 4000
-    normalize_observations: Annotated[bool, Field(description="by mean and deviation over all runners' steps")] = True
+    normalize_observations: Annotated[
+        Literal["auto", "standardize", "shrink", "none"],
+        Field(
+            description="by mean and deviation over all runners' steps; shrink: only where the deviation exceeds 1; "
+            "auto: shrink with Safety-Gymnasium's lidars, else standardize"
+        ),
+    ] = "auto"
     metrics_window: Annotated[
         int,
         Field(

@@ -9,6 +9,7 @@ from small_modules import BOX, DISCRETE, OBS_DIM, make_module
 from quadriga.platform.rollouts.actors import ActionScale, Actor
 from quadriga.platform.statistics import RunningMoments
 from quadriga.policies import distributions
+from quadriga.policies.module import Normalizer
 from quadriga.policies.networks import FlatParameters
 
 
@@ -88,3 +89,10 @@ def test_actions_are_clipped_and_scaled_to_the_bounds() -> None:
     actions = np.array([[0.5, 0.5, 7.0], [9.0, -9.0, -7.0]], np.float32)
     expected = [[1.0, 7.5, 7.0], [2.0, 0.0, -7.0]]
     np.testing.assert_allclose(scale(actions, np.empty_like(actions)), expected)
+
+
+def test_shrinking_divides_only_by_deviations_above_one() -> None:
+    normalizer = Normalizer(2, shrink=True)
+    data = np.random.default_rng(0).normal(0, (0.1, 4.0), (1000, 2))
+    normalizer.merge(RunningMoments.from_batch(data))
+    np.testing.assert_allclose(normalizer.scale.numpy(), [1.0, 1 / data[:, 1].std()], rtol=1e-5)

@@ -24,6 +24,15 @@ def test_every_preset_is_a_valid_experiment_of_its_own_name(preset: str) -> None
     assert build(experiment.model_dump(mode="json")) == experiment
 
 
+@pytest.mark.parametrize(
+    ("id", "kind"),
+    [("SafetyPointGoal1-v0", "shrink"), ("SafetyCarCircle2-v0", "shrink"), ("CartPole-v1", "standardize")],
+)
+def test_normalization_follows_the_environment_unless_it_is_named(id: str, kind: str) -> None:
+    assert rl("ppo", f"env={id}").rollout.normalize_observations == kind
+    assert rl("ppo", f"env={id}", "rollout.normalize_observations=none").rollout.normalize_observations == "none"
+
+
 def test_presets_are_what_their_names_say() -> None:
     kinds = {preset: type(rl(preset).constraint) for preset in PRESETS}
     assert kinds == {"ppo": NoConstraint, "ppo-lagrangian": LagrangianSettings, "pid-lagrangian": PIDSettings}
