@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from quadriga.policies.experiment import CPOSettings, TRPOSettings
     from quadriga.policies.learner import UpdateContext
 
-TOLERANCE = 1e-10
+TOLERANCE = 1e-12
 """Conjugate gradient ends at this squared norm of the residual relative to the right-hand side's."""
 
 
