@@ -61,7 +61,8 @@ class Solution:
 
     Attributes:
         case: which of the paper's cases it is.
-        lam: lambda*, of the trust region; 0 where it is slack or, in recovery, not part of the step.
+        lam: lambda*, of the trust region; 0 where it is slack, at the edge of recovery, where it has no
+            bound, and in recovery, where it is not part of the step.
         nu: nu*, of the constraint; 0 where it is slack. In recovery the length of the step.
         along_g: `1 / lambda*`.
         along_b: `-nu* / lambda*`.
