@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_modules import BOX, DISCRETE, make_acting_batch, make_context, make_module, mean_kl, policy_vector, surrogate
 
-from quadriga.policies import distributions, trpo
-from quadriga.policies.experiment import TRPOSettings
-from quadriga.policies.fisher import AutogradFisher, WrittenOutFisher
+from quadriga.policies import cpo, distributions, trpo
+from quadriga.policies.experiment import CPOSettings, TRPOSettings
+from quadriga.policies.fisher import AutogradFisher
+from quadriga.policies.gradients import Autograd
 from quadriga.policies.natural_gradient import TrustRegion, conjugate_gradient
 
 SPACES = pytest.mark.parametrize("action_space", [BOX, DISCRETE], ids=["gaussian", "categorical"])
@@ -119,17 +121,38 @@ def test_where_no_step_helps_the_old_policy_stays_to_the_bit(advantage: float) -
     np.testing.assert_array_equal(policy_vector(context), before)
 
 
+@pytest.mark.parametrize(
+    ("update", "rule"), [(trpo.update, TRPOSettings()), (cpo.update, CPOSettings())], ids=["trpo", "cpo"]
+)
 @SPACES
-def test_any_other_network_takes_the_same_step(action_space: gym.Space) -> None:
-    """By autograd, which is what a policy that is no plain perceptron gets."""
+def test_any_other_network_takes_the_same_step(action_space: gym.Space, update: Any, rule: Any) -> None:
+    """By autograd on tensors, which is what a policy that is no plain perceptron gets."""
     vectors = []
-    for kind in (WrittenOutFisher, AutogradFisher):
+    for by_autograd in (False, True):
         module = make_module(action_space, "tanh").double()
-        batch, context = make_acting_batch(module), make_context(module)
-        context.fisher = kind(module)
-        trpo.update(batch, context, TRPOSettings())
+        batch, context = make_acting_batch(module), make_context(module, excess_cost=0.003)
+        if by_autograd:
+            batch, context.gradients, context.fisher = batch.tensors(), Autograd(module), AutogradFisher(module)
+        metrics = update(batch, context, rule)
+        assert metrics["step_accepted"] == 1
         vectors.append(policy_vector(context).copy())
     np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("update", "rule"), [(trpo.update, TRPOSettings()), (cpo.update, CPOSettings())], ids=["trpo", "cpo"]
+)
+@SPACES
+def test_a_step_on_a_gpu_equals_that_on_a_cpu(action_space: gym.Space, update: Any, rule: Any) -> None:
+    vectors = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        module = make_module(action_space, "tanh").double()
+        batch = make_acting_batch(module).to(device)
+        context = make_context(module.to(device), excess_cost=0.003)
+        update(batch, context, rule)
+        vectors.append(policy_vector(context).copy())
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-6, atol=1e-8)
 
 
 def test_a_stride_takes_every_nth_row_into_the_curvature_and_all_into_the_gradient() -> None:

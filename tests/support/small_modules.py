@@ -91,7 +91,7 @@ def make_acting_batch(module: ActorCriticModule, rows: int = 2 * ROWS, seed: int
 
 
 def policy_vector(context: UpdateContext) -> np.ndarray:
-    return context.policy.flat.vector.detach().double().numpy()
+    return context.policy.flat.vector.detach().double().cpu().numpy()
 
 
 def mean_kl(module: ActorCriticModule, batch: UpdateBatch, old_log_std: torch.Tensor | None) -> float:
