@@ -62,9 +62,9 @@ class _SecondOrderSettings(Section):
     target_kl: Annotated[float, Field(gt=0, description="delta: mean KL that a step may reach, nats")] = 0.01
     damping: Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")] = 0.1
     cg_iterations: Annotated[int, Field(ge=1, description="of conjugate gradient: products with the matrix")] = 15
-    fisher_stride: Annotated[
-        int, Field(ge=1, description="every n-th row enters products with the Fisher matrix; 1 takes them all")
-    ] = 1
+    fisher_fraction: Annotated[
+        float, Field(gt=0, le=1, description="share of the rows, drawn anew each iteration, in the Fisher matrix")
+    ] = 1.0
     line_search_steps: Annotated[int, Field(ge=1, description="trials before the old policy stays")] = 15
     line_search_decay: Annotated[float, Field(gt=0, lt=1, description="of the step from trial to trial")] = 0.8
     critic_learning_rate: Positive = 1e-3

@@ -105,9 +105,10 @@ class TrustRegion:
         module, flat = context.module, context.policy.flat
         self._old_log_std = None if module.log_std is None else module.log_std.detach().clone()
         self._old_parameters = flat.vector.detach().clone()
-        # Every n-th row: of mixed environments and times, and the same rows whoever asks.
-        rows = slice(None, None, settings.fisher_stride)
-        observations = batch.observations[rows]
+        observations = batch.observations
+        if settings.fisher_fraction < 1.0:
+            count = math.ceil(settings.fisher_fraction * len(batch))
+            observations = observations[np.sort(context.rng.permutation(len(batch))[:count])]
         self._fisher_size = float(context.sum([float(len(observations))])[0])
         context.fisher.linearize(observations)
 
