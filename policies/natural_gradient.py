@@ -49,7 +49,10 @@ def conjugate_gradient(
         if squared <= enough:
             break
         image = product(direction)
-        step = squared / float(direction @ image)
+        curvature = float(direction @ image)
+        if curvature <= 0:  # rounding, where the matrix is singular and undamped
+            break
+        step = squared / curvature
         x += step * direction
         residual -= step * image
         before, squared = squared, float(residual @ residual)

@@ -110,7 +110,7 @@ def theorem_2(p: Problem) -> tuple[float, float]:
     return lam, max(0.0, (lam * c - r) / s)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(problems())
 def test_the_solution_is_optimal_or_recovers_as_fast_as_can_be(p: Problem) -> None:
     """Optimal because a dual point certifies it: nothing feasible is worth more than the dual's value."""
@@ -172,7 +172,7 @@ def test_a_slack_constraint_leaves_the_step_of_trpo() -> None:
     assert solution.along_g == pytest.approx(math.sqrt(2 * 0.01 / 2.0))
 
 
-@given(st.floats(-2, 2), st.floats(0, 5))
+@given(st.floats(-2, 2), st.just(0.0) | st.floats(1e-12, 5))
 def test_without_a_cost_gradient_the_step_is_that_of_trpo(c: float, q: float) -> None:
     solution = cpo.solve(q, 0.0, 0.0, c, 0.01)
     assert solution.case is Case.NO_COST_GRADIENT

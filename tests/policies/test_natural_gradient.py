@@ -174,3 +174,9 @@ def test_the_critics_are_fitted_as_the_policy_steps() -> None:
     losses = [trpo.update(batch, context, TRPOSettings(critic_minibatch_size=32)) for _ in range(5)]
     for stream in ("reward", "cost"):
         assert losses[-1][f"{stream}_value_loss"] < 0.9 * losses[0][f"{stream}_value_loss"]
+
+
+def test_conjugate_gradient_stops_where_the_matrix_has_no_curvature() -> None:
+    x, residual = conjugate_gradient(lambda v: v * [1.0, 0.0], np.array([2.0, 3.0]) * [0.0, 1.0], 10)
+    assert not x.any()
+    np.testing.assert_array_equal(residual, [0.0, 3.0])
