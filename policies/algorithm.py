@@ -152,7 +152,7 @@ class PolicyOptimization(Algorithm):
         episodes = EpisodeRecords()
         for rollout in rollouts:
             episodes = episodes.followed_by(rollout.episodes)
-        self.constraint.observe(episodes.costs)
+        self.constraint.observe(episodes.costs, episodes.lengths)
         results = self._learn(rollouts)
         self.updates += 1
         self.env_steps += sum(rollout.env_steps for rollout in rollouts)

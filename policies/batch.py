@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class UpdateBatch:
         distributions: float32 [B, dist_dim], of the policy that acted.
         advantages: float32 [B], `sum_k w_k A_k`.
         value_targets: float32 [K, B].
+        cost_advantages: float32 [B], A_C alone, for a rule that holds the cost limit itself; else `None`.
     """
 
     observations: Array
@@ -32,6 +34,7 @@ class UpdateBatch:
     distributions: Array
     advantages: Array
     value_targets: Array
+    cost_advantages: Array | None = None
 
     def __len__(self) -> int:
         return len(self.log_probs)
@@ -45,23 +48,24 @@ class UpdateBatch:
             self.distributions[index],
             self.advantages[index],
             self.value_targets[:, index],
+            None if self.cost_advantages is None else self.cost_advantages[index],
         )
 
     def tensors(self) -> UpdateBatch:
         """The same memory as torch tensors."""
         if torch.is_tensor(self.log_probs):
             return self
-        return UpdateBatch(*(torch.from_numpy(np.ascontiguousarray(column)) for column in self._columns()))
+        return self._mapped(lambda column: torch.from_numpy(np.ascontiguousarray(column)))
 
     def to(self, device: torch.device) -> UpdateBatch:
         """Numpy arrays for the CPU, tensors for any other device."""
         if device.type == "cpu":
             return self
-        return UpdateBatch(*(column.to(device, non_blocking=True) for column in self.tensors()._columns()))
+        return self.tensors()._mapped(lambda column: column.to(device, non_blocking=True))
 
-    def _columns(self) -> Iterator[Array]:
-        yield from (self.observations, self.actions, self.log_probs, self.distributions)
-        yield from (self.advantages, self.value_targets)
+    def _mapped(self, change: Callable[[Array], Array]) -> UpdateBatch:
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return UpdateBatch(**{name: None if column is None else change(column) for name, column in columns.items()})
 
 
 def minibatches(batch: UpdateBatch, count: int, rng: np.random.Generator) -> Iterator[UpdateBatch]:
@@ -73,6 +77,18 @@ def minibatches(batch: UpdateBatch, count: int, rng: np.random.Generator) -> Ite
     edges = minibatch_edges(len(batch), count)
     for low, high in itertools.pairwise(edges):
         yield shuffled.take(slice(low, high))
+
+
+def minibatch_totals(rows: int, minibatch_size: int, total: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Rows of each minibatch over all learners, int [minibatches]: the divisors of their means.
+
+    Args:
+        rows: of this learner.
+        minibatch_size: over all learners.
+        total: sums float64 [n] over all learners; collective.
+    """
+    count = math.ceil(total(np.array([rows], np.float64))[0] / minibatch_size)
+    return np.round(total(np.diff(minibatch_edges(rows, count)))).astype(int)
 
 
 def minibatch_edges(size: int, count: int) -> list[int]:

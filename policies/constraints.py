@@ -7,8 +7,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from quadriga.policies.controllers import Controller, LagrangianController, NoController, PIDController
-from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings
+from quadriga.policies.controllers import (
+    Controller,
+    LagrangianController,
+    MarginController,
+    NoController,
+    PIDController,
+)
+from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings, TrustRegionSettings
 from quadriga.policies.objective import CostScale, Objective
 
 
@@ -33,12 +39,18 @@ class Constraint:
         self.cost_scale = cost_scale
         self.window: deque[float] | None = None if window is None else deque(maxlen=window)
         self.measured_cost = math.nan
+        self.measured_length = math.nan
 
     @classmethod
-    def from_settings(cls, settings: NoConstraint | LagrangianSettings | PIDSettings) -> Constraint:
+    def from_settings(
+        cls, settings: NoConstraint | LagrangianSettings | PIDSettings | TrustRegionSettings
+    ) -> Constraint:
         """The constraint of an experiment."""
         if isinstance(settings, NoConstraint):
             return cls(NoController())
+        if isinstance(settings, TrustRegionSettings):
+            margin = MarginController(cost_limit=settings.cost_limit, learning_rate=settings.margin_learning_rate)
+            return cls(margin, cost_limit=settings.cost_limit, window=settings.window)
         controller: Controller
         if isinstance(settings, PIDSettings):
             controller = PIDController(
@@ -71,10 +83,12 @@ class Constraint:
             cost_scale=scale,
         )
 
-    def observe(self, episode_costs: Sequence[float]) -> None:
-        """Takes in the undiscounted costs of the episodes that ended in this iteration."""
+    def observe(self, episode_costs: Sequence[float], episode_lengths: Sequence[int] = ()) -> None:
+        """Takes in the episodes that ended in this iteration: undiscounted costs, and lengths in steps."""
         if not episode_costs:
             return
+        if episode_lengths:
+            self.measured_length = math.fsum(episode_lengths) / len(episode_lengths)
         if self.window is not None:
             self.window.extend(episode_costs)
             episode_costs = list(self.window)
@@ -83,17 +97,22 @@ class Constraint:
 
     def objective(self) -> Objective:
         """How to weigh the streams in the next update."""
-        return Objective(self.controller.multiplier, self.normalize, self.cost_scale)
+        return Objective(self.controller.multiplier, self.normalize, self.cost_scale, self._excess_cost())
+
+    def _excess_cost(self) -> float | None:
+        """`(J_C - d + margin) / L`, L the mean length of an episode: the units of a mean over steps (see `cpo`)."""
+        if not isinstance(self.controller, MarginController) or math.isnan(self.measured_cost / self.measured_length):
+            return None
+        excess = self.measured_cost - self.controller.cost_limit + self.controller.margin
+        return excess / self.measured_length
 
     def terms(self) -> dict[str, float]:
         """For the metrics: the multiplier, its parts and the cost that it answers; nothing without a constraint."""
         if self.cost_limit is None:
             return {}
-        terms = {
-            "lagrange_multiplier": self.controller.multiplier,
-            "constraint_cost": self.measured_cost,
-            **self.controller.terms(),
-        }
+        terms = {"constraint_cost": self.measured_cost, **self.controller.terms()}
+        if not isinstance(self.controller, MarginController):
+            terms["lagrange_multiplier"] = self.controller.multiplier
         if self.cost_scale is not None:
             terms["cost_scale"] = self.cost_scale.value
         return terms
@@ -104,6 +123,7 @@ class Constraint:
             "controller": self.controller.state(),
             "window": None if self.window is None else list(self.window),
             "measured_cost": self.measured_cost,
+            "measured_length": self.measured_length,
             "cost_scale": self.cost_scale,
         }
 
@@ -113,5 +133,6 @@ class Constraint:
         if self.window is not None:
             self.window.extend(state["window"] or ())
         self.measured_cost = state["measured_cost"]
+        self.measured_length = state.get("measured_length", math.nan)
         if self.cost_scale is not None and state["cost_scale"] is not None:
             self.cost_scale = state["cost_scale"]

@@ -158,6 +158,37 @@ class LagrangianController:
         self.updates = int(state["updates"])
 
 
+class MarginController:
+    """A margin under the cost limit, for an update rule that holds the limit itself; the multiplier is 0.
+
+    `margin = max(0, margin + learning_rate (J_C - d))`: integral control of what the rule's linear
+    model of the cost gets wrong (the code of Ray, Achiam, Amodei 2019, there off by default).
+    """
+
+    multiplier = 0.0
+
+    def __init__(self, *, cost_limit: float, learning_rate: float) -> None:
+        self.cost_limit, self.learning_rate = cost_limit, learning_rate
+        self.margin = 0.0
+
+    def update(self, cost: float) -> float:
+        """The margin grows by what the cost exceeds the limit, and shrinks by what it stays below."""
+        self.margin = max(0.0, self.margin + self.learning_rate * (cost - self.cost_limit))
+        return 0.0
+
+    def terms(self) -> dict[str, float]:
+        """The margin."""
+        return {"constraint_margin": self.margin}
+
+    def state(self) -> dict[str, Any]:
+        """The margin."""
+        return {"margin": self.margin}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continues from `state`."""
+        self.margin = float(state["margin"])
+
+
 class NoController:
     """No constraint: the multiplier is 0."""
 

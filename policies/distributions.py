@@ -22,10 +22,10 @@ def log_probs(inputs: torch.Tensor, log_std: torch.Tensor | None, actions: torch
 
 
 def entropy(inputs: torch.Tensor, log_std: torch.Tensor | None) -> torch.Tensor:
-    """Mean entropy [] in nats (differential for a Gaussian)."""
+    """Mean entropy [] in nats (differential for a Gaussian); 0 of logits without rows."""
     if log_std is None:
         log_p = torch.log_softmax(inputs, -1)
-        return -(log_p.exp() * log_p).sum(-1).mean()
+        return -(log_p.exp() * log_p).sum(-1).sum() / max(1, len(inputs))
     return (log_std + 0.5 * (1.0 + LOG_2PI)).sum()
 
 

@@ -59,20 +59,50 @@ class PPOSettings(Section):
     max_grad_norm: Annotated[float | None, Field(gt=0, description="of the policy, and of the critics")] = 0.5
 
 
+class _SecondOrderSettings(Section):
+    target_kl: Annotated[float, Field(gt=0, description="delta: mean KL that a step may reach, nats")] = 0.01
+    damping: Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")] = 0.1
+    cg_iterations: Annotated[int, Field(ge=1, description="of conjugate gradient: products with the matrix")] = 15
+    fisher_fraction: Annotated[
+        float, Field(gt=0, le=1, description="share of the rows, drawn anew each iteration, in the Fisher matrix")
+    ] = 1.0
+    line_search_steps: Annotated[int, Field(ge=1, description="trials before the old policy stays")] = 15
+    line_search_decay: Annotated[float, Field(gt=0, lt=1, description="of the step from trial to trial")] = 0.8
+    critic_learning_rate: Positive = 1e-3
+    critic_epochs: Annotated[int, Field(ge=1, description="passes of the critics over the batch")] = 10
+    critic_minibatch_size: Annotated[int, Field(ge=1, description="over all learners")] = 128
+    critic_max_grad_norm: Annotated[float | None, Field(gt=0)] = 0.5
+
+
+class TRPOSettings(_SecondOrderSettings):
+    """Trust region policy optimization (Schulman et al. 2015): a natural gradient step, searched along its line."""
+
+    kind: Literal["trpo"] = "trpo"
+
+
+class CPOSettings(_SecondOrderSettings):
+    """Constrained policy optimization (Achiam et al. 2017): TRPO's step with the cost limit inside its problem."""
+
+    kind: Literal["cpo"] = "cpo"
+
+
 class NoConstraint(Section):
     """Reward alone counts; costs are measured."""
 
     kind: Literal["none"] = "none"
 
 
-class _Constraint(Section):
+class _CostLimit(Section):
     cost_limit: Annotated[float, Field(ge=0, description="d: undiscounted cost an episode")] = 25.0
-    normalize_objective: Annotated[bool, Field(description="(A_R - lambda A_C) / (1 + lambda)")] = True
-    multiplier_max: Positive = 100.0
     window: Annotated[
         int | None,
         Field(ge=1, description="J_C over this many past episodes; by default over the iteration's, which lags less"),
     ] = None
+
+
+class _Constraint(_CostLimit):
+    normalize_objective: Annotated[bool, Field(description="(A_R - lambda A_C) / (1 + lambda)")] = True
+    multiplier_max: Positive = 100.0
     reward_scale_invariance: Annotated[bool, Field(description="weigh the cost by the ratio of gradient norms")] = False
     scale_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.9
     scale_max: Positive = 10.0
@@ -98,6 +128,15 @@ class PIDSettings(_Constraint):
     d_delay: Annotated[int, Field(ge=1, description="iterations that D looks back")] = 1
     initial_multiplier: NonNegative = 0.0
     integral_max: Annotated[float | None, Field(gt=0, description="cap of the integral against windup")] = None
+
+
+class TrustRegionSettings(_CostLimit):
+    """The update rule itself keeps the cost within its limit: no multiplier. Goes with `update.kind: cpo`."""
+
+    kind: Literal["trust-region"] = "trust-region"
+    margin_learning_rate: Annotated[
+        float, Field(ge=0, description="of a margin under the limit that sums the excess cost; 0 keeps none")
+    ] = 0.0
 
 
 class NoBonus(Section):
@@ -126,8 +165,10 @@ class RLExperiment(Experiment):
     rollout: RolloutSettings = RolloutSettings()
     network: NetworkSettings = NetworkSettings()
     advantage: AdvantageSettings = AdvantageSettings()
-    update: PPOSettings = PPOSettings()
-    constraint: Annotated[NoConstraint | LagrangianSettings | PIDSettings, Field(discriminator="kind")] = NoConstraint()
+    update: Annotated[PPOSettings | TRPOSettings | CPOSettings, Field(discriminator="kind")] = PPOSettings()
+    constraint: Annotated[
+        NoConstraint | LagrangianSettings | PIDSettings | TrustRegionSettings, Field(discriminator="kind")
+    ] = NoConstraint()
     bonus: NoBonus = NoBonus()
     learner: LearnerSettings = LearnerSettings()
 
@@ -140,9 +181,30 @@ class RLExperiment(Experiment):
 
     @model_validator(mode="after")
     def _batch_holds_a_minibatch(self) -> RLExperiment:
-        if self.update.minibatch_size > self.rollout.batch_size:
+        name = "minibatch_size" if isinstance(self.update, PPOSettings) else "critic_minibatch_size"
+        size = getattr(self.update, name)
+        if size > self.rollout.batch_size:
             raise ValueError(
-                f"update.minibatch_size: expected at most rollout.batch_size ({self.rollout.batch_size}), "
-                f"got {self.update.minibatch_size}"
+                f"update.{name}: expected at most rollout.batch_size ({self.rollout.batch_size}), got {size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cpo_holds_the_limit_itself(self) -> RLExperiment:
+        rule, constraint = self.update.kind, self.constraint.kind
+        if rule == "cpo" and constraint != "trust-region":
+            raise ValueError(
+                f"constraint.kind: expected 'trust-region', the only one that update.kind 'cpo' works with, "
+                f"got {constraint!r}"
+            )
+        if constraint == "trust-region" and rule != "cpo":
+            raise ValueError(
+                f"update.kind: expected 'cpo', the only one that constraint.kind 'trust-region' works with, "
+                f"got {rule!r}"
+            )
+        if rule == "cpo" and self.advantage.cost == "standardize":
+            raise ValueError(
+                "advantage.cost: expected 'center' or 'none', since update.kind 'cpo' reads them in units of cost, "
+                "got 'standardize'"
             )
         return self

@@ -36,6 +36,9 @@ class Gradients(Protocol):
         Returns the log-ratios [B] and which ratios were clipped bool [B].
         """
 
+    def inputs(self, observations: Array) -> Array:
+        """Means or logits [B, dist_dim] of normalized observations, without a gradient."""
+
     def critics(self, batch: UpdateBatch, total: int) -> Array:
         """Gradient of `0.5 sum (V - target)^2 / total`; returns the summed squared errors [K]."""
 
@@ -62,6 +65,11 @@ class Autograd:
             loss = loss - entropy_coefficient * len(batch) * distributions.entropy(inputs, module.log_std)
         (loss / total).backward()
         return log_ratio.detach(), (surrogate < unclipped).detach()
+
+    @torch.no_grad()
+    def inputs(self, observations: Array) -> Array:
+        """See `Gradients`."""
+        return self.module.distribution_inputs(torch.as_tensor(observations))
 
     def critics(self, batch: UpdateBatch, total: int) -> Array:
         """See `Gradients`."""
@@ -128,6 +136,10 @@ class WrittenOut:
                 self.log_std_gradient -= entropy_coefficient * len(batch) / total
         self.policy_network.backward(gradient)
         return log_ratio, clipped
+
+    def inputs(self, observations: Array) -> Array:
+        """See `Gradients`."""
+        return self.policy_network.forward(observations)
 
     def critics(self, batch: UpdateBatch, total: int) -> Array:
         """See `Gradients`."""

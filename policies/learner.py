@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,16 +22,24 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from quadriga.platform.rollouts.columns import ColumnBatch
 from quadriga.platform.rollouts.plan import COST, REWARD
 from quadriga.platform.statistics import RunningMoments
-from quadriga.policies import distributions, ppo
+from quadriga.policies import cpo, distributions, ppo, trpo
 from quadriga.policies.adam import FlatAdam
 from quadriga.policies.batch import UpdateBatch
-from quadriga.policies.experiment import AdvantageSettings, RLExperiment
+from quadriga.policies.experiment import AdvantageSettings, CPOSettings, PPOSettings, RLExperiment
+from quadriga.policies.fisher import Fisher, fisher_of
 from quadriga.policies.gradients import Autograd, Gradients, WrittenOut
 from quadriga.policies.module import ActorCriticModule
 from quadriga.policies.networks import MLP, FlatParameters
 from quadriga.policies.objective import Objective
 
 logger = logging.getLogger("quadriga")
+
+UPDATE_RULES: Mapping[str, Callable[..., dict[str, float]]] = {
+    "ppo": ppo.update,
+    "trpo": trpo.update,
+    "cpo": cpo.update,
+}
+"""By the `kind` of their settings: `(batch, context, settings)` to metrics; the policy and critics change in place."""
 
 
 class Descent:
@@ -70,20 +78,24 @@ class UpdateContext:
     Attributes:
         module: the policy and its critics.
         gradients: fills the gradients of a minibatch.
+        fisher: curvature of the policy, for second-order rules.
         policy: the policy's parameters and optimizer.
         critics: the critics' parameters and optimizer.
         streams: names of the value streams, in the order of the critics.
         rng: of this learner and iteration.
         distributed: whether there are other learners.
+        excess_cost: see `Objective`.
     """
 
     module: ActorCriticModule
     gradients: Gradients
+    fisher: Fisher
     policy: Descent
     critics: Descent
     streams: tuple[str, ...]
     rng: np.random.Generator
     distributed: bool
+    excess_cost: float | None = None
 
     def sum(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Sums float64 [n] over all learners; collective."""
@@ -119,17 +131,21 @@ class ColumnLearner(TorchLearner):
         return torch.distributed.is_available() and torch.distributed.is_initialized() and self.config.num_learners > 1
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """One flat optimizer for the policy and one for the critics."""
+        """One flat optimizer for the critics and, of a first-order rule, one for the policy."""
         module, settings = self.module[module_id], self.experiment.update
-        self.policy_descent = Descent(module.policy_parameters(), settings.learning_rate)
+        first_order = settings.learning_rate if isinstance(settings, PPOSettings) else None
+        self.policy_descent = Descent(module.policy_parameters(), first_order or 0.0)
         self.critic_descent = Descent(list(module.critics.parameters()), settings.critic_learning_rate)
         for name, descent in (("policy", self.policy_descent), ("critics", self.critic_descent)):
             descent.distributed = self.distributed
+            if descent is self.policy_descent and first_order is None:
+                continue
             self.register_optimizer(
                 module_id=module_id, optimizer_name=name, optimizer=descent.optimizer, params=[descent.flat.vector]
             )
         plain = isinstance(module.policy, MLP) and isinstance(module.critics, MLP)
         self.gradients: Gradients = WrittenOut(module) if plain else Autograd(module)
+        self.fisher = fisher_of(module)
 
     def _share_first_weights(self) -> None:
         if self.distributed:
@@ -167,17 +183,19 @@ class ColumnLearner(TorchLearner):
         """
         columns = ColumnBatch.concatenate(_fetch(training_data.batch_refs) or [self._no_rows()])
         settings = self.experiment.update
-        if settings.anneal_learning_rate:
+        if isinstance(settings, PPOSettings) and settings.anneal_learning_rate:
             self.policy_descent.optimizer.param_groups[0]["lr"] = settings.learning_rate * remaining
         streams = tuple(stream.name for stream in self.config.rollout_plan.streams)
         context = UpdateContext(
             module=self.actor_critic,
             gradients=self.gradients,
+            fisher=self.fisher,
             policy=self.policy_descent,
             critics=self.critic_descent,
             streams=streams,
             rng=np.random.default_rng((self.experiment.seed, self._learner_index, iteration, 1)),
             distributed=self.distributed,
+            excess_cost=objective.excess_cost,
         )
         if context.sum([float(len(columns))])[0] == 0:
             logger.warning(
@@ -200,9 +218,12 @@ class ColumnLearner(TorchLearner):
         batch.advantages = sum(
             np.float32(weights.get(name, weights[REWARD])) * standardized[k] for k, name in enumerate(streams)
         )
+        if isinstance(settings, CPOSettings):
+            batch.cost_advantages = standardized[streams.index(COST)]
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported, once, by the algorithm
-            metrics |= ppo.update(batch.to(self._device), context, settings)
-        metrics["learning_rate"] = self.policy_descent.optimizer.param_groups[0]["lr"]
+            metrics |= UPDATE_RULES[settings.kind](batch.to(self._device), context, settings)
+        if isinstance(settings, PPOSettings):
+            metrics["learning_rate"] = self.policy_descent.optimizer.param_groups[0]["lr"]
         if self.actor_critic.log_std is not None:
             metrics["policy_std"] = float(self.actor_critic.log_std.detach().exp().mean())
         finite = bool(

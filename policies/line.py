@@ -61,11 +61,16 @@ LINE = Line(
     reference=_reference,
     headline=("episode_return_mean", "episode_cost_mean", "lagrange_multiplier", "kl", "env_steps_per_second"),
     components={
-        "update rule": {"ppo": "clipped surrogate, several epochs of minibatches (Schulman et al. 2017)"},
+        "update rule": {
+            "ppo": "clipped surrogate, several epochs of minibatches (Schulman et al. 2017)",
+            "trpo": "natural gradient step within a KL limit, line search (Schulman et al. 2015)",
+            "cpo": "TRPO's step with the cost limit inside its problem (Achiam et al. 2017)",
+        },
         "constraint": {
             "none": "costs are measured, not limited",
             "lagrangian": "gradient ascent on the multiplier (Ray, Achiam, Amodei 2019)",
             "pid": "PID control of the multiplier (Stooke, Achiam, Abbeel 2020)",
+            "trust-region": "the update rule cpo holds the limit itself (Achiam et al. 2017)",
         },
         "bonus": {"none": "no intrinsic reward"},
     },

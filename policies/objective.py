@@ -41,11 +41,14 @@ class Objective:
         multiplier: lambda >= 0.
         normalize: divide by `1 + lambda`, which keeps the step size as lambda grows.
         cost_scale: beta, if reward-scale invariance is on.
+        excess_cost: by how much the cost exceeds its limit, a step, for an update rule that holds the
+            limit itself; `None` for others, and while no episode has ended.
     """
 
     multiplier: float
     normalize: bool
     cost_scale: CostScale | None = None
+    excess_cost: float | None = None
 
     def weights(self) -> dict[str, float]:
         """`{stream: w_k}`; streams that are not named weigh as the reward."""

@@ -7,14 +7,13 @@ Epochs of minibatches over one batch; the policy stops early once it has moved f
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from quadriga.policies import distributions
-from quadriga.policies.batch import Array, UpdateBatch, minibatch_edges, minibatches
+from quadriga.policies.batch import Array, UpdateBatch, minibatch_totals, minibatches
 
 if TYPE_CHECKING:
     from quadriga.policies.experiment import PPOSettings
@@ -32,10 +31,8 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: PPOSettings) ->
         context: parameters, optimizers, gradients and the sums over learners.
         settings: of the update.
     """
-    size = int(context.sum([float(len(batch))])[0])
-    count = math.ceil(size / settings.minibatch_size)
-    # Rows in each minibatch over all learners: the divisor of its mean.
-    totals = np.round(context.sum(np.diff(minibatch_edges(len(batch), count)))).astype(int)
+    totals = minibatch_totals(len(batch), settings.minibatch_size, context.sum)
+    size = int(totals.sum())
     old_log_std = None if context.module.log_std is None else context.module.log_std.detach().clone()
     policy_moves, policy_epochs = True, 0
     # Sums stay on the learner's device until an epoch ends: reading one waits for the device.
@@ -44,7 +41,7 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: PPOSettings) ->
     policy_rows = 0
     for _ in range(settings.epochs):
         divergence: Array = 0
-        for total, minibatch in zip(totals, minibatches(batch, count, context.rng), strict=True):
+        for total, minibatch in zip(totals, minibatches(batch, len(totals), context.rng), strict=True):
             if policy_moves:
                 log_ratio, clipped = context.gradients.policy(
                     minibatch, settings.clip, settings.entropy_coefficient, int(total)

@@ -14,6 +14,8 @@ _SAFETY = {
 # it drowns the reward.
 _PID = {"kind": "pid", "kp": 0.02, "ki": 0.002, "kd": 0.01, "p_smoothing": 0.8, "d_smoothing": 0.8}
 
+_TRPO = {"rollout": _SAFETY["rollout"], "update": {"kind": "trpo"}}
+
 PRESETS: dict[str, Preset] = {
     "ppo": Preset(
         "proximal policy optimization, no constraint",
@@ -28,5 +30,25 @@ PRESETS: dict[str, Preset] = {
         "PPO with a PID-controlled Lagrange multiplier",
         "Stooke, Achiam, Abbeel 2020, arXiv:2007.03964",
         {**_SAFETY, "constraint": _PID},
+    ),
+    "trpo": Preset(
+        "trust region policy optimization, no constraint",
+        "Schulman et al. 2015, arXiv:1502.05477",
+        {"update": {"kind": "trpo"}},
+    ),
+    "trpo-lagrangian": Preset(
+        "TRPO with gradient ascent on a Lagrange multiplier",
+        "Ray, Achiam, Amodei 2019, Benchmarking Safe Exploration in Deep RL",
+        {**_TRPO, "constraint": {"kind": "lagrangian"}},
+    ),
+    "trpo-pid": Preset(
+        "TRPO with a PID-controlled Lagrange multiplier",
+        "Stooke, Achiam, Abbeel 2020, arXiv:2007.03964, whose controller takes any update rule",
+        {**_TRPO, "constraint": _PID},
+    ),
+    "cpo": Preset(
+        "constrained policy optimization: the cost limit inside the trust region's problem",
+        "Achiam, Held, Tamar, Abbeel 2017, arXiv:1705.10528",
+        {"rollout": _SAFETY["rollout"], "update": {"kind": "cpo"}, "constraint": {"kind": "trust-region"}},
     ),
 }

@@ -14,7 +14,7 @@ from quadriga.platform.cli import app, run
 from quadriga.platform.environments.registry import list_environments
 from quadriga.platform.errors import UserError
 from quadriga.platform.metrics import METRICS
-from quadriga.policies.experiment import LagrangianSettings, PIDSettings
+from quadriga.policies.experiment import CPOSettings, LagrangianSettings, PIDSettings, TRPOSettings, TrustRegionSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -191,6 +191,7 @@ def test_every_field_of_a_constraint_is_on_the_page_of_safe_rl():
     page = (ROOT / "docs" / "safe-rl.md").read_text(encoding="utf-8")
     table = page.partition("## Fields")[2].partition("\n## ")[0]
     fields = set(PIDSettings.model_fields) | set(LagrangianSettings.model_fields)
+    fields |= set(TrustRegionSettings.model_fields) | set(TRPOSettings.model_fields) | set(CPOSettings.model_fields)
     assert sorted(field for field in fields if f"`{field}`" not in table) == []
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from quadriga.policies.constraints import Constraint
-from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings
+from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings, TrustRegionSettings
 from quadriga.policies.objective import CostScale, Objective
 
 
@@ -56,14 +56,49 @@ def test_no_constraint_never_weighs_the_cost() -> None:
     assert constraint.objective().weights()["cost"] == 0
 
 
+def test_a_trust_region_s_constraint_gives_the_excess_cost_of_a_step() -> None:
+    """In the units of a mean over steps: 5 above the limit in episodes of 100 steps."""
+    constraint = Constraint.from_settings(TrustRegionSettings(cost_limit=25))
+    assert constraint.objective().excess_cost is None, "no episode has ended: nothing is known"
+    constraint.observe([20.0, 40.0], [50, 150])
+    assert constraint.objective().excess_cost == pytest.approx(0.05)
+    assert constraint.objective().weights() == {"reward": 1.0, "cost": 0.0}
+    assert constraint.terms() == {"constraint_cost": 30.0, "constraint_margin": 0.0}
+    constraint.observe([], [])
+    assert constraint.objective().excess_cost == pytest.approx(0.05)
+
+
+def test_a_multiplier_s_constraint_has_no_excess_cost() -> None:
+    constraint = Constraint.from_settings(PIDSettings())
+    constraint.observe([30.0], [100])
+    assert constraint.objective().excess_cost is None
+
+
+def test_the_margin_sums_the_excess_cost_and_never_loosens_the_limit() -> None:
+    constraint = Constraint.from_settings(TrustRegionSettings(cost_limit=25, margin_learning_rate=0.1))
+    constraint.observe([35.0], [100])
+    assert constraint.terms()["constraint_margin"] == pytest.approx(1.0)
+    assert constraint.objective().excess_cost == pytest.approx(0.11)
+    constraint.observe([5.0], [100])
+    assert constraint.terms()["constraint_margin"] == 0
+    assert constraint.objective().excess_cost == pytest.approx(-0.2)
+
+
 @pytest.mark.parametrize(
-    "settings", [PIDSettings(window=3, reward_scale_invariance=True, d_delay=2), LagrangianSettings()]
+    "settings",
+    [
+        PIDSettings(window=3, reward_scale_invariance=True, d_delay=2),
+        LagrangianSettings(),
+        TrustRegionSettings(window=2, margin_learning_rate=0.1),
+    ],
 )
-def test_a_loaded_constraint_continues_exactly(settings: PIDSettings | LagrangianSettings) -> None:
+def test_a_loaded_constraint_continues_exactly(
+    settings: PIDSettings | LagrangianSettings | TrustRegionSettings,
+) -> None:
     first, second = Constraint.from_settings(settings), Constraint.from_settings(settings)
-    first.observe([50.0, 60.0])
+    first.observe([50.0, 60.0], [100, 100])
     second.load(first.state())
-    first.observe([10.0])
-    second.observe([10.0])
+    first.observe([10.0], [90])
+    second.observe([10.0], [90])
     assert second.objective() == first.objective()
     assert second.state() == first.state()

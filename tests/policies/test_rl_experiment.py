@@ -6,7 +6,16 @@ import pytest
 
 from quadriga.platform.errors import UserError
 from quadriga.platform.experiment import build, load, parse_assignments
-from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings, RLExperiment
+from quadriga.policies.experiment import (
+    CPOSettings,
+    LagrangianSettings,
+    NoConstraint,
+    PIDSettings,
+    PPOSettings,
+    RLExperiment,
+    TRPOSettings,
+    TrustRegionSettings,
+)
 from quadriga.policies.line import LINE
 from quadriga.policies.presets import PRESETS
 
@@ -34,8 +43,45 @@ def test_normalization_follows_the_environment_unless_it_is_named(id: str, kind:
 
 
 def test_presets_are_what_their_names_say() -> None:
-    kinds = {preset: type(rl(preset).constraint) for preset in PRESETS}
-    assert kinds == {"ppo": NoConstraint, "ppo-lagrangian": LagrangianSettings, "pid-lagrangian": PIDSettings}
+    kinds = {preset: (type(rl(preset).update), type(rl(preset).constraint)) for preset in PRESETS}
+    assert kinds == {
+        "ppo": (PPOSettings, NoConstraint),
+        "ppo-lagrangian": (PPOSettings, LagrangianSettings),
+        "pid-lagrangian": (PPOSettings, PIDSettings),
+        "trpo": (TRPOSettings, NoConstraint),
+        "trpo-lagrangian": (TRPOSettings, LagrangianSettings),
+        "trpo-pid": (TRPOSettings, PIDSettings),
+        "cpo": (CPOSettings, TrustRegionSettings),
+    }
+
+
+def test_the_same_constraint_has_the_same_gains_under_every_update_rule() -> None:
+    assert rl("trpo-pid").constraint == rl("pid-lagrangian").constraint
+    assert rl("trpo-lagrangian").constraint == rl("ppo-lagrangian").constraint
+    assert rl("pid-lagrangian", "update.kind=trpo").update == rl("trpo-pid").update
+
+
+@pytest.mark.parametrize(
+    ("preset", "assignment", "message"),
+    [
+        ("cpo", "constraint.kind=pid", "constraint.kind: expected 'trust-region', the only one that update.kind 'cpo'"),
+        ("cpo", "update.kind=ppo", "update.kind: expected 'cpo', the only one that constraint.kind 'trust-region'"),
+        ("cpo", "advantage.cost=standardize", "advantage.cost: expected 'center' or 'none'"),
+        (
+            "trpo",
+            "update.critic_minibatch_size=1e6",
+            "update.critic_minibatch_size: expected at most rollout.batch_size",
+        ),
+        ("trpo", "update.epochs=4", "unknown key 'update.epochs'; it belongs to update.kind 'ppo'"),
+        ("trpo", "update.line_search_decay=1", "update.line_search_decay: expected less than 1, got 1"),
+        ("trpo", "update.kind=tppo", "update.kind: expected one of 'ppo', 'trpo', 'cpo', got 'tppo'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_what_does(preset: str, assignment: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        rl(preset, assignment)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

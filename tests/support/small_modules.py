@@ -8,6 +8,9 @@ import torch
 
 from quadriga.policies import distributions
 from quadriga.policies.batch import UpdateBatch
+from quadriga.policies.fisher import fisher_of
+from quadriga.policies.gradients import WrittenOut
+from quadriga.policies.learner import Descent, UpdateContext
 from quadriga.policies.module import ActorCriticModule
 
 OBS_DIM, ROWS, STREAMS = 7, 96, 2
@@ -44,3 +47,63 @@ def make_batch(module: ActorCriticModule, rows: int = ROWS, seed: int = 1) -> Up
         rng.standard_normal(rows, np.float32),
         rng.standard_normal((STREAMS, rows), np.float32),
     )
+
+
+def make_context(module: ActorCriticModule, excess_cost: float | None = None) -> UpdateContext:
+    policy = Descent(module.policy_parameters(), 0.0)
+    critics = Descent(list(module.critics.parameters()), 1e-3)
+    return UpdateContext(
+        module=module,
+        gradients=WrittenOut(module),
+        fisher=fisher_of(module),
+        policy=policy,
+        critics=critics,
+        streams=("reward", "cost"),
+        rng=np.random.default_rng(0),
+        distributed=False,
+        excess_cost=excess_cost,
+    )
+
+
+def make_acting_batch(module: ActorCriticModule, rows: int = 2 * ROWS, seed: int = 1) -> UpdateBatch:
+    """As `make_batch`, of the policy itself, in its dtype: actions are drawn, and both advantages are centered."""
+    rng = np.random.default_rng(seed)
+    dtype = module.policy.weights[0].detach().numpy().dtype
+    observations = torch.from_numpy(rng.standard_normal((rows, OBS_DIM)).astype(dtype))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        inputs = module.distribution_inputs(observations)
+        if module.log_std is None:
+            actions = torch.distributions.Categorical(logits=inputs).sample()
+        else:
+            actions = inputs + torch.randn_like(inputs) * module.log_std.exp()
+        log_probs = distributions.log_probs(inputs, module.log_std, actions)
+    advantages, cost_advantages = rng.standard_normal((2, rows)).astype(dtype)
+    return UpdateBatch(
+        observations.numpy(),
+        actions.numpy(),
+        log_probs.numpy(),
+        inputs.numpy(),
+        advantages - advantages.mean(),
+        rng.standard_normal((STREAMS, rows)).astype(dtype),
+        dtype.type(0.1) * (cost_advantages - cost_advantages.mean()),
+    )
+
+
+def policy_vector(context: UpdateContext) -> np.ndarray:
+    return context.policy.flat.vector.detach().double().cpu().numpy()
+
+
+def mean_kl(module: ActorCriticModule, batch: UpdateBatch, old_log_std: torch.Tensor | None) -> float:
+    batch = batch.tensors()
+    with torch.no_grad():
+        inputs = module.distribution_inputs(batch.observations)
+        return float(distributions.kl_divergence(batch.distributions, old_log_std, inputs, module.log_std).mean())
+
+
+def surrogate(module: ActorCriticModule, batch: UpdateBatch, advantages: np.ndarray) -> float:
+    batch = batch.tensors()
+    with torch.no_grad():
+        inputs = module.distribution_inputs(batch.observations)
+        ratio = (distributions.log_probs(inputs, module.log_std, batch.actions) - batch.log_probs).exp()
+        return float((ratio * torch.from_numpy(advantages)).mean())
