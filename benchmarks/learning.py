@@ -28,8 +28,21 @@ from quadriga.platform.plot import plot_runs
 from quadriga.platform.run_folder import RunFolder
 from quadriga.platform.statistics import mean_interval
 from quadriga.platform.tables import print_table
+from quadriga.policies.presets import PRESETS
 
 LAST_SHARE = 0.1
+EPISODES = 100
+CONTROL = (
+    "task",
+    "seed",
+    f"cost, last {EPISODES} episodes",
+    "second half: cost",
+    "its swing (deviation)",
+    "its range",
+    "share of iterations above the limit",
+    "multiplier's jitter",
+    "multiplier's peak",
+)
 METRICS = ("episode_return_mean", "episode_cost_mean", "lagrange_multiplier", "cost_rate", "env_steps_per_second")
 
 
@@ -45,11 +58,16 @@ class Task:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
+# The update of the preset pid-lagrangian, for a preset that is not made for Safety-Gymnasium.
+SAFETY = {name: PRESETS["pid-lagrangian"].fields[name] for name in ("rollout", "update")}
+INTEGRAL = {"constraint": {"kp": 0.0, "kd": 0.0}}
+
 TASKS = {
     "cartpole": Task("ppo", "CartPole-v1", 80_000, 3, goal=450.0),
     "halfcheetah": Task("ppo", "HalfCheetah-v5", 1_000_000, 3, goal=1685.0),
-    "pointgoal-ppo": Task("ppo", "SafetyPointGoal1-v0", 300_000, 3),
-    "pointgoal-pid": Task("pid-lagrangian", "SafetyPointGoal1-v0", 300_000, 3),
+    "pointgoal-ppo": Task("ppo", "SafetyPointGoal1-v0", 1_000_000, 3, fields=SAFETY),
+    "pointgoal-pid": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_000_000, 3),
+    "pointgoal-integral": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_000_000, 3, fields=INTEGRAL),
 }
 
 
@@ -74,9 +92,15 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     print_table(headers, rows)
+    constrained = [[name, *control_row(run)] for name, of in runs.items() for run in of if _limit(run) is not None]
+    if constrained:
+        print()
+        print_table(CONTROL, constrained)
     print("\n" + machine.sentence(known))
     if arguments.markdown:
         text = f"### Learning\n\n{machine.sentence(known)}.\n\n{markdown_table(headers, rows)}\n"
+        if constrained:
+            text += f"\n{markdown_table(CONTROL, constrained)}\n"
         arguments.markdown.write_text(text, encoding="utf-8")
 
 
@@ -139,6 +163,37 @@ def summary(name: str, task: Task, runs: Sequence[RunFolder]) -> tuple[tuple[str
         *(metric.replace("_", " ") for metric in METRICS),
     )
     return headers, [f"{task.preset} on {task.env} ({name})", f"{length:,}", str(len(runs)), reached, *cells]
+
+
+def control_row(run: RunFolder) -> list[str]:
+    """How well the multiplier held the limit; `CONTROL` names the columns.
+
+    Means are over episodes. The swing is that of the cost's running mean over 5 iterations.
+    """
+    table = run.metrics.read()
+    costs, episodes, multiplier = (
+        table.column(name).to_numpy(zero_copy_only=False).astype(float)
+        for name in ("constraint_cost", "episodes_this_iteration", "lagrange_multiplier")
+    )
+    limit = _limit(run)
+    last = int(np.searchsorted(np.cumsum(episodes[::-1]), EPISODES)) + 1
+    half = len(costs) // 2
+    smooth = np.convolve(costs, np.full(5, 0.2), "valid")[max(0, half - 4) :]
+    return [
+        str(run.experiment().seed),
+        f"{np.average(costs[-last:], weights=episodes[-last:]):.1f}",
+        f"{np.average(costs[half:], weights=episodes[half:]):.1f}",
+        f"{smooth.std():.1f}",
+        f"{smooth.min():.0f} to {smooth.max():.0f}",
+        f"{np.mean(smooth > limit):.2f}",
+        f"{np.diff(multiplier)[half:].std():.3f}",
+        f"{multiplier.max():.1f}",
+    ]
+
+
+def _limit(run: RunFolder) -> float | None:
+    limit: float | None = getattr(getattr(run.experiment(), "constraint", None), "cost_limit", None)
+    return limit
 
 
 def draw(runs: Mapping[str, Sequence[RunFolder]], picture: Path) -> list[Path]:
