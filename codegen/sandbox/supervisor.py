@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import importlib.resources
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from quadriga.codegen.problems import Problem
@@ -66,12 +65,13 @@ class Plan(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A sample to run; `token` comes back with its verdict."""
+    """A sample to run; `token` comes back with its verdict, `whole`: `code` is no continuation of the prompt."""
 
     token: int
     problem: Problem
-    completion: str
+    code: str
     limits: Limits
+    whole: bool = False
 
 
 class ZygoteDied(Exception):
@@ -178,9 +178,9 @@ class Zygote:
         """
         problem = job.problem
         if self._mode == "split":
-            program = {"program": problem.program(job.completion), "names": list(problem.names)}
+            program = {"program": problem.program(job.code, whole=job.whole), "names": list(problem.names)}
         else:
-            program = {"program": problem.whole_program(job.completion)}
+            program = {"program": problem.with_tests(job.code, whole=job.whole)}
         files = [_sealed(program)]
         message = {"id": job.token, "problem": problem.digest, "wall_s": job.limits.wall_s}
         message["cpu_s"] = job.limits.cpu_seconds
@@ -275,6 +275,11 @@ class Sandbox:
         """Jobs that can be submitted before a verdict must be collected."""
         return WINDOW - len(self._waiting)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no verdict is to come."""
+        return not self._waiting
+
     def submit(self, job: Job) -> None:
         """Hands over a job; at most `free` at a time."""
         self._waiting.append((job, 1))
@@ -314,18 +319,19 @@ class Sandbox:
                 self._zygote.submit(job)
         return given_up
 
-    def run(self, problem: Problem, completion: str, limits: Limits | None = None) -> Verdict:
+    def run(self, problem: Problem, completion: str, limits: Limits | None = None, *, whole: bool = False) -> Verdict:
         """Runs one sample.
 
         Args:
             problem: what it is a solution of.
-            completion: what follows the problem's prompt, or a whole program (see `Problem.program`).
+            completion: what follows the problem's prompt.
             limits: `wall_s` and `cpu_s` of this sample; the others are the sandbox's.
+            whole: `completion` is a program that stands by itself.
         """
         verdict = oversized(completion)
         if verdict is not None:
             return verdict
-        self.submit(Job(0, problem, completion, limits or self.limits))
+        self.submit(Job(0, problem, completion, limits or self.limits, whole))
         return self.collect()[1]
 
     def close(self) -> None:
@@ -346,10 +352,10 @@ def oversized(completion: str) -> Verdict | None:
     return Verdict("failed", f"{len(completion):,} characters where {LARGEST_PROGRAM:,} are allowed")
 
 
-def _modules() -> Iterator[tuple[str, str]] | list[tuple[str, str]]:
+def _modules() -> list[tuple[str, str]]:
     parts = PACKAGE.split(".")
     empty = [(".".join(parts[: n + 1]), "") for n in range(len(parts))]
-    folder = importlib.resources.files(PACKAGE)
+    folder = Path(__file__).parent
     return empty + [(f"{PACKAGE}.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")) for name in INSIDE]
 
 

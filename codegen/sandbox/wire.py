@@ -113,7 +113,9 @@ _PLAIN: dict[type, Callable[[Any], Any]] = {
     int: lambda value: int.__add__(value, 0),
     float: lambda value: float.__add__(value, 0.0),
     complex: lambda value: complex.__add__(value, 0j),
-    str: lambda value: str.__getitem__(value, slice(None)) if type(value) is str else "".join(list(str.__iter__(value))),
+    str: lambda value: (
+        str.__getitem__(value, slice(None)) if type(value) is str else "".join(list(str.__iter__(value)))
+    ),
     bytes: lambda value: b"".join([bytes.__getitem__(value, slice(None))]),
     bytearray: lambda value: bytearray(bytes(memoryview(value))),
     tuple: lambda value: tuple(list(tuple.__iter__(value))),

@@ -329,9 +329,7 @@ def start(control: socket.socket, settings: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def _enter_namespaces(
-    control: socket.socket, found: namespaces.Library, settings: dict[str, Any]
-) -> tuple[int, int]:
+def _enter_namespaces(control: socket.socket, found: namespaces.Library, settings: dict[str, Any]) -> tuple[int, int]:
     """Returns in the zygote, two processes further down, with its pipes to the ruler."""
     source = found.folder
     scratch = f"size={settings['scratch_bytes']},nr_inodes={settings['scratch_files']},mode=700"
@@ -399,7 +397,14 @@ def _give_up_rights(found: namespaces.Library, settings: Mapping[str, Any]) -> i
             return 0
         return landlock.restrict(["/"], [], namespaces.DEVICES, [namespaces.WRITABLE])
     entries = [entry.path for entry in os.scandir(found.standard) if entry.name not in namespaces.PACKAGES]
-    readable = [*entries, found.extensions, *found.shared, "/usr/share/zoneinfo", "/etc/ld.so.cache", *namespaces.DEVICES]
+    readable = [
+        *entries,
+        found.extensions,
+        *found.shared,
+        "/usr/share/zoneinfo",
+        "/etc/ld.so.cache",
+        *namespaces.DEVICES,
+    ]
     version = landlock.restrict(readable, [found.standard], ["/dev/null"], [])
     os.chdir("/")
     return version
