@@ -98,7 +98,7 @@ def plan(samples: Path, problems: Mapping[str, Problem], ks: Sequence[int], *, p
     """Reads all samples once, so that what is wrong with them is said before anything is run.
 
     Raises:
-        UserError: something is wrong with a line, a `k` is below 1, or problems lack samples and `partial` is not given.
+        UserError: something is wrong with a line, a `k` is below 1, or problems lack samples without `partial`.
     """
     for k in ks:
         if k < 1:
@@ -245,18 +245,18 @@ class _Ordered:
             problem = self._work.problems[sample.task_id]
             key = results.key(problem, sample, self._shown)
             verdict = self._known.get(key) or oversized(sample.code)
-            kept = Sample(sample.index, sample.task_id, "", sample.whole, {})  # the code is with the job
-            self._open[sample.index] = kept, key, verdict
+            kept = Sample(sample.position, sample.task_id, "", sample.whole, {})  # the code is with the job
+            self._open[sample.position] = kept, key, verdict
             if verdict is not None:
                 self._summary.repeated += key in self._known
             elif key in self._running:
-                self._running[key].append(sample.index)
+                self._running[key].append(sample.position)
                 self._summary.repeated += 1
             else:
-                self._running[key] = [sample.index]
-                self._keys[sample.index] = key
+                self._running[key] = [sample.position]
+                self._keys[sample.position] = key
                 limits = self._limits if self._own is None else self._own.get(sample.task_id, self._limits)
-                yield Job(sample.index, problem, sample.code, limits, sample.whole)
+                yield Job(sample.position, problem, sample.code, limits, sample.whole)
         self._drawn = True
 
     def _learn(self, key: str, verdict: Verdict) -> None:

@@ -41,8 +41,8 @@ class Conditions(NamedTuple):
         calibrated = f", or {self.calibrated:g} times the canonical solution" if self.calibrated else ""
         return (
             f"{self.mode}, {self.tier}, Python {self.python}, {limits.wall_s:g} s{calibrated}, "
-            f"{limits.cpu_seconds:g} s CPU, {limits.memory_bytes:,} bytes of memory, {limits.output_bytes:,} of output, "
-            f"{limits.scratch_bytes:,} in {limits.scratch_files:,} files"
+            f"{limits.cpu_seconds:g} s CPU, {limits.memory_bytes >> 20} MB memory, {limits.output_bytes >> 10} kB output, "
+            f"{limits.scratch_bytes >> 10} kB in {limits.scratch_files} files"
         )
 
 

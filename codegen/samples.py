@@ -20,14 +20,14 @@ class Sample(NamedTuple):
     """A sample.
 
     Attributes:
-        index: its place in the file, from 0.
+        position: its place in the file, from 0.
         task_id: the problem's.
         code: what continues the problem's prompt, or, if `whole`, a program that stands by itself.
         whole: see `code`.
         row: everything that its line holds.
     """
 
-    index: int
+    position: int
     task_id: str
     code: str
     whole: bool

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,17 @@ DEPTH = 100
 SMALL = 1 << 62
 HEADER = struct.Struct("<I")
 READ = 1 << 16
-ITERATORS = tuple(
-    map(type, (iter([]), iter(()), iter(set()), iter({}), iter(""), iter(range(0)), reversed([]), (n for n in ())))
-) + (map, filter, zip, enumerate)
-KEYS, VALUES, ITEMS = type({}.keys()), type({}.values()), type({}.items())
+ITERATORS: tuple[Any, ...] = (
+    *map(type, (iter([]), iter(()), iter(set()), iter({}), iter(""), iter(range(0)), reversed([]))),
+    types.GeneratorType,
+    map,
+    filter,
+    zip,
+    enumerate,
+)
+KEYS: Any = type({}.keys())
+VALUES: Any = type({}.values())
+ITEMS: Any = type({}.items())
 
 
 class NotData(Exception):
@@ -86,7 +94,7 @@ def encode(value: Any, depth: int = DEPTH) -> Any:
     return _encode_rare(value, kind, depth)
 
 
-def _encode_rare(value: Any, kind: type, depth: int) -> Any:
+def _encode_rare(value: Any, kind: Any, depth: int) -> Any:
     if kind is bytes:
         return {"b": value.hex()}
     if kind is bytearray:
@@ -110,19 +118,17 @@ def _encode_rare(value: Any, kind: type, depth: int) -> Any:
 
 _PLAIN: dict[type, Callable[[Any], Any]] = {
     bool: bool,
-    int: lambda value: int.__add__(value, 0),
-    float: lambda value: float.__add__(value, 0.0),
-    complex: lambda value: complex.__add__(value, 0j),
-    str: lambda value: (
-        str.__getitem__(value, slice(None)) if type(value) is str else "".join(list(str.__iter__(value)))
-    ),
-    bytes: lambda value: b"".join([bytes.__getitem__(value, slice(None))]),
-    bytearray: lambda value: bytearray(bytes(memoryview(value))),
-    tuple: lambda value: tuple(list(tuple.__iter__(value))),
+    int: int.__pos__,
+    float: float.__pos__,
+    complex: complex.__pos__,
+    str: lambda value: "".join(str.__iter__(value)),
+    bytes: lambda value: bytes(memoryview(value)),
+    bytearray: lambda value: bytearray(memoryview(value)),
+    tuple: lambda value: tuple(tuple.__iter__(value)),
     list: lambda value: list(list.__iter__(value)),
-    frozenset: lambda value: frozenset(list(frozenset.__iter__(value))),
-    set: lambda value: set(list(set.__iter__(value))),
-    dict: lambda value: dict(list(dict.items(value))),
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+    set: lambda value: set(set.__iter__(value)),
+    dict: lambda value: dict(dict.items(value)),
 }
 
 
@@ -148,7 +154,7 @@ def decode(tree: Any, depth: int = DEPTH) -> Any:
         return _DECODERS[tag](content, depth - 1)
     except NotData:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise NotData(f"not a tagged value: {tag[:10]!r}") from error
 
 

@@ -5,7 +5,7 @@ site packages and with an empty environment. It keeps the wall clock from outsid
 ends it with SIGKILL. It sees neither solutions nor tests: those are in files that it passes on
 unread, so that no sample finds another one's code, or the tests, in memory that it inherited.
 
-Processes, with namespaces: the launcher waits; the first process inside (`_rule`) keeps the right
+Processes, with namespaces: the launcher waits; the first process inside (`confinement.py`) keeps the right
 to mount and replaces the scratch; the zygote has no right left, and under it are the sample and a
 checker for each of the last few problems.
 """
@@ -27,7 +27,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from quadriga.codegen.sandbox import checker, landlock, namespaces, sample, seccomp, system, wire
+from quadriga.codegen.sandbox import checker, confinement, namespaces, sample, seccomp, system, wire
 
 PREIMPORTED = (
     "math", "cmath", "re", "typing", "collections", "collections.abc", "itertools", "functools", "operator", "heapq",
@@ -35,7 +35,6 @@ PREIMPORTED = (
     "dataclasses", "enum", "abc", "numbers", "contextlib", "io", "sys", "os", "traceback",
 )  # fmt: skip
 CHECKERS = 16
-DESCRIPTORS = 128
 CHANNEL = 3
 POLL_END_S = 1.0
 
@@ -201,7 +200,7 @@ class Zygote:
     def _confine(self, channel: int, cpu_s: float | None, *, trusted: bool) -> None:
         """Keeps one descriptor, as `CHANNEL`, and takes the last rights away."""
         _keep(channel)
-        os.closerange(CHANNEL + 1, DESCRIPTORS)
+        os.closerange(CHANNEL + 1, confinement.DESCRIPTORS)
         if self._settings["tier"] != "namespaces":
             system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
         else:
@@ -296,10 +295,10 @@ def start(control: socket.socket, settings: dict[str, Any]) -> None:
         ruler = None
         sys.path[:] = [path for path in sys.path if path]
         if settings["tier"] == "namespaces":
-            ruler = _enter_namespaces(control, found, settings)
+            ruler = confinement.enter_namespaces(control, found, settings)
         elif settings["user"] is not None and os.geteuid() == 0:
             namespaces.become(settings["user"])
-        version = _give_up_rights(found, settings)
+        version = confinement.give_up_rights(found, settings)
         zygote = Zygote(control, settings, ruler)
         worked = "" if settings["tier"] == "none" else zygote.probe()
         if worked:
@@ -327,84 +326,3 @@ def start(control: socket.socket, settings: dict[str, Any]) -> None:
     control.send(json.dumps({"ready": report}).encode())
     zygote.serve()
     os._exit(0)
-
-
-def _enter_namespaces(control: socket.socket, found: namespaces.Library, settings: dict[str, Any]) -> tuple[int, int]:
-    """Returns in the zygote, two processes further down, with its pipes to the ruler."""
-    source = found.folder
-    scratch = f"size={settings['scratch_bytes']},nr_inodes={settings['scratch_files']},mode=700"
-    user = settings["user"]
-    if user is not None and os.geteuid() == 0:
-        if not namespaces.readable_by([found.folder, found.standard], user):
-            source = namespaces.stage(found.folder)
-        namespaces.become(user)
-    settings["outer_user"] = os.geteuid()
-    namespaces.enter(found, source, scratch)
-    first = os.fork()
-    if first:
-        control.close()
-        os.waitpid(first, 0)
-        os._exit(0)
-    system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
-    namespaces.relocate(found)
-    orders, answers = os.pipe(), os.pipe()
-    zygote = os.fork()
-    if zygote:
-        control.close()
-        os.close(orders[1])
-        os.close(answers[0])
-        _rule(zygote, orders[0], answers[1], scratch)
-    os.close(orders[0])
-    os.close(answers[1])
-    return answers[0], orders[1]
-
-
-def _rule(zygote: int, orders: int, answers: int, scratch: str) -> None:
-    """The first process inside: replaces the scratch on demand and ends, with all inside, when the zygote does."""
-    try:
-        while os.read(orders, 1):
-            namespaces.renew_scratch(scratch)
-            os.write(answers, b"k")
-        os.waitpid(zygote, 0)
-    finally:
-        os._exit(0)
-
-
-def _give_up_rights(found: namespaces.Library, settings: Mapping[str, Any]) -> int:
-    """Limits and rights that every sample inherits; returns the version of Landlock in force."""
-    inside = settings["tier"] == "namespaces"
-    limits = {
-        resource.RLIMIT_AS: settings["memory_bytes"],
-        resource.RLIMIT_FSIZE: settings["scratch_bytes"],
-        resource.RLIMIT_NOFILE: DESCRIPTORS,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_MEMLOCK: 0,
-        resource.RLIMIT_MSGQUEUE: 0,
-        # Counted over all processes of the user where there is no user namespace.
-        resource.RLIMIT_NPROC: 256 if inside else 8192,
-    }
-    for which, value in limits.items():
-        hard = resource.getrlimit(which)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (value, value))
-    if settings["tier"] == "none":
-        return 0
-    system.drop_capabilities()
-    system.prctl(system.PR_SET_DUMPABLE, 0)
-    system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
-    if inside:
-        if landlock.version() == 0:
-            return 0
-        return landlock.restrict(["/"], [], namespaces.DEVICES, [namespaces.WRITABLE])
-    entries = [entry.path for entry in os.scandir(found.standard) if entry.name not in namespaces.PACKAGES]
-    readable = [
-        *entries,
-        found.extensions,
-        *found.shared,
-        "/usr/share/zoneinfo",
-        "/etc/ld.so.cache",
-        *namespaces.DEVICES,
-    ]
-    version = landlock.restrict(readable, [found.standard], ["/dev/null"], [])
-    os.chdir("/")
-    return version
