@@ -9,6 +9,7 @@ with `n` samples of a problem of which `c` are correct. Estimating it as `1 - (1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,16 +30,15 @@ class PassAtK(NamedTuple):
 def pass_at_k(n: int, c: int, k: int) -> float:
     """The probability that at least one of `k` samples is correct, of `n` of which `c` are.
 
-    Computed as `1 - prod over i in (n-c, n] of (1 - k/i)`, which neither overflows nor cancels.
+    In integers, so that the one division at the end is the only rounding.
 
     Raises:
         ValueError: not `0 <= c <= n` and `1 <= k <= n`.
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={n}, c={c}, k={k}")
-    if n - c < k:
-        return 1.0
-    return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
+    draws = math.comb(n, k)
+    return (draws - math.comb(n - c, k)) / draws
 
 
 def estimate(counts: Sequence[tuple[int, int]], k: int, *, level: float = 0.95, seed: int = 0) -> PassAtK:

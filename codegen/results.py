@@ -39,9 +39,10 @@ class Conditions(NamedTuple):
     def __str__(self) -> str:
         limits = self.limits
         calibrated = f", or {self.calibrated:g} times the canonical solution" if self.calibrated else ""
+        sizes = f"{limits.memory_bytes >> 20} MB memory, {limits.output_bytes >> 10} kB output"
         return (
             f"{self.mode}, {self.tier}, Python {self.python}, {limits.wall_s:g} s{calibrated}, "
-            f"{limits.cpu_seconds:g} s CPU, {limits.memory_bytes >> 20} MB memory, {limits.output_bytes >> 10} kB output, "
+            f"{limits.cpu_seconds:g} s CPU, {sizes}, "
             f"{limits.scratch_bytes >> 10} kB in {limits.scratch_files} files"
         )
 

@@ -77,6 +77,7 @@ def test_results_go_beside_the_samples(tmp_path):
     assert default_out(tmp_path / "folder").name == "folder.results.jsonl"
 
 
+@pytest.mark.slow
 def test_check_finds_the_sandbox_good(capsys):
     assert quadriga("check", "--problems", "builtin", "--timeout", 2, "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -85,7 +86,12 @@ def test_check_finds_the_sandbox_good(capsys):
 
 def test_check_fails_where_a_claim_does_not_hold(capsys, monkeypatch):
     real = check._run
-    monkeypatch.setattr(check, "_run", lambda pool, pairs, limits: [Verdict("passed"), *real(pool, pairs[1:], limits)])
+
+    def _first_passes(pool, pairs, limits):
+        return [Verdict("passed"), *real(pool, pairs[1:], limits)][: len(pairs)]
+
+    monkeypatch.setattr(check, "hostile_samples", list)
+    monkeypatch.setattr(check, "_run", _first_passes)
     assert quadriga("check", "--problems", "builtin", "--timeout", 2) == 1
     said = capsys.readouterr().out
     assert "WRONG empty completions of builtin fail: 31/32" in said and "do not trust" in said
