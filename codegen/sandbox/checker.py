@@ -153,7 +153,10 @@ class Tests:
             return ["infrastructure_error", f"the problem's tests fail by themselves: {failure}"]
         if calls.raised is not None and failure is calls.raised[0]:
             _, type_name, message = calls.raised
-            return ["oom" if isinstance(failure, MemoryError) else "failed", f"{type_name}: {message}".removesuffix(": ")]
+            return [
+                "oom" if isinstance(failure, MemoryError) else "failed",
+                f"{type_name}: {message}".removesuffix(": "),
+            ]
         return ["oom" if isinstance(failure, MemoryError) else "failed", self._explain(failure, calls.opaque)]
 
     def _run(self, calls: Calls) -> None:

@@ -104,7 +104,8 @@ def test_exceptions_arrive_as_the_builtin_ones_that_they_are(sandbox):
     )
     code = (
         "    class Own(ValueError): pass\n    class Wrong(KeyError): pass\n    class Odd(BaseException): pass\n"
-        "    raise [Own('reason'), Wrong('reason'), UnicodeDecodeError('ascii', b'', 0, 1, 'reason'), Odd('reason')][x]\n"
+        "    text = UnicodeDecodeError('ascii', b'', 0, 1, 'reason')\n"
+        "    raise [Own('reason'), Wrong('reason'), text, Odd('reason')][x]\n"
     )
     assert sandbox.run(Problem("Test/2", "def fail(x):\n", "fail", "", "", final), code).passed
 
