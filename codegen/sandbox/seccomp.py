@@ -3,8 +3,9 @@
 An allow list: a call that nobody thought of is refused. Refused are new processes and programs,
 sockets, signals to anybody, tracing, namespaces and mounts, System V and POSIX shared memory,
 keys, BPF, io_uring and the like. The filter is a binary search over the call's number, so that it
-costs the kernel some eight steps where a list of rules would cost a hundred. Numbers are those of
-the kernel's tables for x86-64 and of asm-generic for arm64.
+costs the kernel some eight steps where a list of rules would cost a hundred. Most of it is put on
+the zygote once and inherited; a sample adds the short rest, and the kernel obeys the stricter of
+the two. Numbers are those of the kernel's tables for x86-64 and of asm-generic for arm64.
 
 Knows nothing of namespaces and files; `landlock.py` and `namespaces.py` do.
 """
@@ -15,6 +16,7 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Sequence
 
 Instruction = tuple[int, int, int, int]
 
@@ -76,36 +78,73 @@ PRIVATE_FILES: dict[str, tuple[int | None, int | None]] = {
 # What the checker needs besides: it is handed a channel for each sample.
 CHECKER: dict[str, tuple[int | None, int | None]] = {"recvmsg": (47, 212)}
 
+# What only the zygote needs, to fork samples and checkers, hand them channels and end them.
+ZYGOTE: dict[str, tuple[int | None, int | None]] = {
+    "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211), "recvmsg": (47, 212), "socketpair": (53, 199),
+    "fork": (57, None), "vfork": (58, None), "kill": (62, 129), "setrlimit": (160, 164), "seccomp": (317, 277),
+    "getsockname": (51, 204), "getsockopt": (55, 209), "pidfd_open": (434, 434),
+}  # fmt: skip
+
 CLONE, CLONE3, IOCTL, PRCTL, PRLIMIT = (56, 220), (435, 435), (16, 29), (157, 167), (302, 261)
 
 
 def build(machine: str, *, private_files: bool, checker: bool = False) -> bytes:
-    """The filter's instructions for `machine` (`os.uname().machine`), as the kernel takes them.
+    """The whole filter's instructions for `machine` (`os.uname().machine`), as the kernel takes them.
 
     Raises:
         KeyError: no table for this machine.
     """
-    architecture, column = MACHINES[machine]
-    tables = [ALWAYS, *([PRIVATE_FILES] if private_files else []), *([CHECKER] if checker else [])]
-    verdicts: dict[int, list[Instruction]] = {}
-    for table in tables:
-        for numbers in table.values():
-            number = numbers[column]
-            if number is not None:
-                verdicts[number] = [_give(ALLOW)]
-    refused = [_give(ERRNO | errno.EPERM)]
-    verdicts[CLONE[column]] = [_load(ARGUMENTS), (JSET, 0, 1, CLONE_THREAD), _give(ALLOW), *refused]
-    verdicts[CLONE3[column]] = [_give(ERRNO | errno.ENOSYS)]  # glibc then falls back to clone
-    verdicts[IOCTL[column]] = _one_of(1, TERMINAL_QUESTIONS, ERRNO | errno.ENOTTY)
-    verdicts[PRCTL[column]] = _one_of(0, (PR_SET_NAME, PR_GET_NAME), ERRNO | errno.EPERM)
-    verdicts[PRLIMIT[column]] = _asks_own_limits(refused)
-    steps: list[tuple[int, list[Instruction]]] = [(0, refused)]
-    for number in range(max(verdicts) + 2):
-        verdict = verdicts.get(number, refused)
+    column = MACHINES[machine][1]
+    allowed = [ALWAYS, *([PRIVATE_FILES] if private_files else []), *([CHECKER] if checker else [])]
+    return _program(machine, {**_tabled(allowed, column, [_give(ALLOW)]), **_conditional(column)}, _REFUSED)
+
+
+def build_zygote(machine: str, *, private_files: bool) -> bytes:
+    """The zygote's filter, which its children inherit: what they may do, and what the zygote needs besides."""
+    column = MACHINES[machine][1]
+    allowed = [ALWAYS, *([PRIVATE_FILES] if private_files else []), ZYGOTE]
+    verdicts = {**_tabled(allowed, column, [_give(ALLOW)]), **_conditional(column)}
+    verdicts.update({numbers[column]: [_give(ALLOW)] for numbers in (CLONE, PRCTL, PRLIMIT)})
+    return _program(machine, verdicts, _REFUSED)
+
+
+def build_rest(machine: str, *, checker: bool = False) -> bytes:
+    """What makes the zygote's filter the whole one: short, for it is installed for every sample."""
+    column = MACHINES[machine][1]
+    verdicts = _tabled([ZYGOTE], column, _REFUSED)
+    conditional = _conditional(column)
+    verdicts.update({numbers[column]: conditional[numbers[column]] for numbers in (CLONE, PRCTL, PRLIMIT)})
+    if checker:
+        verdicts.update(_tabled([CHECKER], column, [_give(ALLOW)]))
+    return _program(machine, verdicts, [_give(ALLOW)])
+
+
+def _tabled(
+    tables: Sequence[dict[str, tuple[int | None, int | None]]], column: int, verdict: list[Instruction]
+) -> dict[int, list[Instruction]]:
+    numbers = (entry[column] for table in tables for entry in table.values())
+    return {number: verdict for number in numbers if number is not None}
+
+
+def _conditional(column: int) -> dict[int, list[Instruction]]:
+    """The calls that depend on their arguments."""
+    return {
+        CLONE[column]: [_load(ARGUMENTS), (JSET, 0, 1, CLONE_THREAD), _give(ALLOW), *_REFUSED],
+        CLONE3[column]: [_give(ERRNO | errno.ENOSYS)],  # glibc then falls back to clone
+        IOCTL[column]: _one_of(1, TERMINAL_QUESTIONS, ERRNO | errno.ENOTTY),
+        PRCTL[column]: _one_of(0, (PR_SET_NAME, PR_GET_NAME), ERRNO | errno.EPERM),
+        PRLIMIT[column]: _asks_own_limits(_REFUSED),
+    }
+
+
+def _program(machine: str, verdicts: dict[int, list[Instruction]], otherwise: list[Instruction]) -> bytes:
+    steps: list[tuple[int, list[Instruction]]] = [(0, verdicts.get(0, otherwise))]
+    for number in range(1, max(verdicts) + 2):
+        verdict = verdicts.get(number, otherwise)
         if verdict != steps[-1][1]:
             steps.append((number, verdict))
     steps.append((X32, [_give(KILL)]))
-    head = [_load(ARCHITECTURE), (JEQ, 1, 0, architecture), _give(KILL), _load(NUMBER)]
+    head = [_load(ARCHITECTURE), (JEQ, 1, 0, MACHINES[machine][0]), _give(KILL), _load(NUMBER)]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in head + _search(steps))
 
 
@@ -143,6 +182,9 @@ def _asks_own_limits(refused: list[Instruction]) -> list[Instruction]:
     for index, word in enumerate(words):
         tests += [_load(word), (JEQ, 0, 2 * (len(words) - index) - 1, 0)]
     return [*tests, _give(ALLOW), *refused]
+
+
+_REFUSED: list[Instruction] = [(RETURN, 0, 0, ERRNO | errno.EPERM)]
 
 
 def _search(steps: list[tuple[int, list[Instruction]]]) -> list[Instruction]:

@@ -29,10 +29,10 @@ from typing import Any
 
 from quadriga.codegen.sandbox import checker, confinement, namespaces, sample, seccomp, system, wire
 
+# Few, for a fork costs by what is in memory: what most solutions import.
 PREIMPORTED = (
-    "math", "cmath", "re", "typing", "collections", "collections.abc", "itertools", "functools", "operator", "heapq",
-    "bisect", "string", "copy", "random", "json", "datetime", "decimal", "fractions", "statistics", "hashlib", "time",
-    "dataclasses", "enum", "abc", "numbers", "contextlib", "io", "sys", "os", "traceback",
+    "math", "re", "typing", "collections", "collections.abc", "itertools", "functools", "operator", "heapq", "bisect",
+    "string", "copy", "random", "json", "time",
 )  # fmt: skip
 CHECKERS = 16
 CHANNEL = 3
@@ -50,10 +50,8 @@ class Zygote:
         machine = os.uname().machine
         self._filters: dict[bool, bytes] = {}
         if settings["tier"] != "none" and machine in seccomp.MACHINES:
-            private = settings["tier"] == "namespaces"
-            self._filters = {
-                trusted: seccomp.build(machine, private_files=private, checker=trusted) for trusted in (False, True)
-            }
+            seccomp.install(seccomp.build_zygote(machine, private_files=settings["tier"] == "namespaces"))
+            self._filters = {trusted: seccomp.build_rest(machine, checker=trusted) for trusted in (False, True)}
         self._untouched = self._scratch_state()
 
     def serve(self) -> None:

@@ -109,3 +109,17 @@ def test_numbers_are_those_of_the_kernel_s_headers(machine_name, header):
 def test_the_program_fits_the_kernel_s_bounds(machine):
     program = seccomp.build(machine, private_files=True, checker=True)
     assert len(program) // 8 <= 4096
+
+
+@pytest.mark.parametrize("checker", [False, True])
+@pytest.mark.parametrize("private", [False, True])
+def test_the_inherited_filter_and_the_rest_are_the_whole_one(machine, private, checker):
+    architecture, _ = seccomp.MACHINES[machine]
+    whole = seccomp.build(machine, private_files=private, checker=checker)
+    parts = seccomp.build_zygote(machine, private_files=private), seccomp.build_rest(machine, checker=checker)
+    for number in [*range(600), seccomp.X32, seccomp.X32 | 1]:
+        for arguments in ((0, 0, 0), (0x3D0F00, 0x5401, 0), (17, 0x5412, 1), (15, 0, 0), (0, 7, 1 << 32)):
+            said = [verdict(part, number, *arguments, architecture=architecture) for part in parts]
+            expected = verdict(whole, number, *arguments, architecture=architecture)
+            stricter = min(said, key=lambda each: (each != seccomp.KILL, each & 0x7FFF0000))
+            assert stricter == expected, (number, arguments)
