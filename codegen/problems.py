@@ -66,15 +66,11 @@ class Problem:
         parts = (self.program(code, whole=whole), self.setup, self.tests, self.final)
         return "\n".join(part for part in parts if part)
 
-    def for_checker(self) -> dict[str, Any]:
-        """What the process that runs the tests needs."""
-        return {
-            "prompt": self.prompt,
-            "setup": self.setup,
-            "tests": self.tests,
-            "final": self.final,
-            "names": list(self.names),
-        }
+    @cached_property
+    def for_checker(self) -> bytes:
+        """What the process that runs the tests needs, as JSON."""
+        parts = {"prompt": self.prompt, "setup": self.setup, "tests": self.tests, "final": self.final}
+        return json.dumps({**parts, "names": self.names}).encode("ascii")
 
 
 def problems(source: str | Path = "humaneval") -> dict[str, Problem]:

@@ -186,7 +186,7 @@ class Zygote:
         message["cpu_s"] = job.limits.cpu_seconds
         try:
             if self._mode == "split":
-                files.append(_sealed(problem.for_checker()))
+                files.append(_sealed(problem.for_checker))
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
             self.socket.sendmsg([json.dumps(message).encode("ascii")], ancillary)
         except OSError as error:
@@ -359,10 +359,10 @@ def _modules() -> list[tuple[str, str]]:
     return empty + [(f"{PACKAGE}.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")) for name in INSIDE]
 
 
-def _sealed(content: Any) -> int:
+def _sealed(content: dict[str, Any] | bytes) -> int:
     """A file in memory that holds `content` as JSON; its descriptor, at the file's start."""
     descriptor = os.memfd_create("quadriga")
-    data = memoryview(json.dumps(content).encode("ascii"))
+    data = memoryview(content if isinstance(content, bytes) else json.dumps(content).encode("ascii"))
     while data:
         data = data[os.write(descriptor, data) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
