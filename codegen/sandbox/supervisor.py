@@ -88,6 +88,7 @@ def plans(tier: Tier | None, *, unsafe: bool) -> list[Plan]:
     own = getattr(sys, "_base_executable", None) or sys.executable
     found = [Plan("namespaces", own, NOBODY if os.geteuid() == 0 else None)]
     if os.geteuid() == 0:
+        found.append(Plan("namespaces", own, None))  # root of a container that maps no other user
         # Without namespaces nothing can be shown to a user who may not read it: a Python that anybody can read.
         found += [Plan("landlock", python, NOBODY) for python in [own, *_system_pythons()] if _is_public(python)]
     found.append(Plan("landlock", own, None))

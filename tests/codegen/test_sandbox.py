@@ -272,6 +272,16 @@ def test_works_for_an_ordinary_user(tier):
     assert set(kinds[::2]) == {"passed"} and set(kinds[1::2]) == {"failed"}
 
 
+def test_works_for_the_root_of_a_container_that_has_no_other_user(doubling):
+    make("namespaces").close()
+    script = ORDINARY.partition("known =")[0] + "print(Sandbox(Limits(), tier=sys.argv[1]).isolation.tier)"
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script, "namespaces"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip(f"no such container here: {done.stderr.strip()}")
+    assert done.stdout == "namespaces\n", done.stderr
+
+
 def test_where_nothing_works_it_refuses_and_says_what_was_tried(monkeypatch):
     monkeypatch.setattr(
         supervisor, "plans", lambda tier, unsafe: [supervisor.Plan("namespaces", "/nowhere/python", None)]
