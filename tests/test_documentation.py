@@ -10,11 +10,13 @@ import typer
 
 from quadriga.platform import experiment as experiments
 from quadriga.platform import training
-from quadriga.platform.cli import app, run
+from quadriga.platform.cli import _plugins, app, run
 from quadriga.platform.environments.registry import list_environments
 from quadriga.platform.errors import UserError
 from quadriga.platform.metrics import METRICS
 from quadriga.policies.experiment import CPOSettings, LagrangianSettings, PIDSettings, TRPOSettings, TrustRegionSettings
+
+_plugins()  # the commands of the other packages
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,9 +71,11 @@ def parse(words: list[str]) -> None:
     root = typer.main.get_command(app)
     first = next((k for k, word in enumerate(words) if not word.startswith("-")), len(words))
     context = root.make_context("quadriga", words[:first])
-    if first < len(words):
-        command_name, command, rest = root.resolve_command(context, words[first:])
-        command.make_context(command_name, rest, parent=context)
+    command, rest = root, words[first:]
+    while rest and hasattr(command, "commands"):  # a group of another package has commands of its own
+        command_name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(command_name, rest, parent=context)
+        rest = context._protected_args + context.args if hasattr(command, "commands") else []
 
 
 def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +175,8 @@ def test_every_command_and_option_is_on_the_page_of_the_command_line():
     for command_name, command in typer.main.get_command(app).commands.items():
         options = {
             option
-            for parameter in command.params
+            for each in (command, *getattr(command, "commands", {}).values())
+            for parameter in each.params
             for option in (*parameter.opts, *parameter.secondary_opts)
             if option.startswith("-")
         }
