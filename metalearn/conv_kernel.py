@@ -21,7 +21,7 @@ Sampling, the optimizer and the meta-update are elsewhere; second derivatives ar
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -156,9 +156,9 @@ class ConvKernel:
         self.mean_loss = reduction == "mean"
         self._workspaces: dict[int, Workspace] = {}
 
-    def bind(self, vector: Tensor) -> list[Tensor]:
+    def bind(self, vector: NDArray[np.floating[Any]]) -> list[Tensor]:
         """Views of parameters or of a gradient `[size]`, as the other methods take them; made once a vector."""
-        leaves = networks.split(self.network, vector)
+        leaves = networks.split(self.network, torch.from_numpy(vector))
         return [leaf.flatten(1) if leaf.dim() == 4 else leaf for leaf in leaves]
 
     def prepare(self, inputs: NDArray[np.generic], targets: NDArray[np.int64] | None = None) -> Images:
