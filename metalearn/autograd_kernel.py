@@ -145,7 +145,9 @@ class VectorizedKernel:
         """`values` on the device: integers as int64, all else in the kernel's dtype."""
         array = np.asarray(values)
         kind = torch.int64 if array.dtype == np.int64 else self._dtype
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device).to(kind)
+        # Arrays from Ray's object store may not be written to, which torch warns of.
+        owned = np.ascontiguousarray(array) if array.flags.writeable else array.copy()
+        return torch.from_numpy(owned).to(self.device).to(kind)
 
     @torch.no_grad()
     def predict(self, vectors: Tensor, inputs: Tensor) -> Tensor:

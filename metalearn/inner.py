@@ -152,15 +152,10 @@ def minibatches(rng: np.random.Generator, count: int, batch: int, steps: int, *,
     return np.concatenate([rng.permutation(count) for _ in range(passes)])[: steps * batch].reshape(steps, batch)
 
 
-def descend(
-    kernel: Kernel, optimizer: Slot, parameters: Vector, batches: Sequence[Any]
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Takes one step on each of `batches`; returns the outputs on the first and last batch, before their steps."""
+def descend(kernel: Kernel, optimizer: Slot, parameters: Vector, batches: Sequence[Any]) -> None:
+    """Takes one step on each of `batches`, in place."""
     gradient = np.empty_like(parameters)
     bound, bound_gradient = kernel.bind(parameters), kernel.bind(gradient)
-    first = last = None
     for batch in batches:
-        last = kernel.gradient(bound, batch, bound_gradient)
+        kernel.gradient(bound, batch, bound_gradient)
         optimizer.step(parameters, gradient)
-        first = last if first is None else first
-    return first, last
