@@ -93,11 +93,17 @@ class AutogradKernel:
         out.copy_(gradient)
         return outputs.detach()
 
-    def curvature(self, parameters: Tensor, batch: Examples, direction: Tensor, out: Tensor) -> None:
-        """Overwrites `out` with the Hessian times `direction`, by differentiating `gradient . direction`."""
+    def record(self, parameters: Tensor, batch: Examples, out: Tensor) -> tuple[Tensor, Tensor]:
+        """As `gradient`; keeps the graph."""
         vector = parameters.detach().requires_grad_()
         loss, _ = self._function(vector, batch)
         (gradient,) = torch.autograd.grad(loss, vector, create_graph=True)
+        out.copy_(gradient.detach())
+        return vector, gradient
+
+    def curvature(self, tape: tuple[Tensor, Tensor], direction: Tensor, out: Tensor) -> None:
+        """Overwrites `out` with the Hessian times `direction`, by differentiating `gradient . direction`."""
+        vector, gradient = tape
         (product,) = torch.autograd.grad(gradient, vector, grad_outputs=direction)
         out.copy_(product)
 

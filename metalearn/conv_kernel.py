@@ -88,6 +88,13 @@ class Block:
         self._columns.copy_(self.windows)
         return self.columns
 
+    def columns_of(self, values: Tensor) -> Tensor:
+        """im2col of `values` of the shape of `input`, in new memory."""
+        padded = torch.zeros_like(self.padded)
+        before, side = self.padding.before, self.input.shape[1]
+        padded[:, before : before + side, before : before + side].copy_(values.view(self.input.shape))
+        return padded.as_strided(self.windows.shape, self.windows.stride()).reshape(self.pixels, -1)
+
     def scatter(self, d_columns: Tensor) -> Tensor:
         """Its transpose: the gradient of `input` from that of the columns.
 
@@ -135,6 +142,18 @@ class Workspace:
         self.first: First
         self.saved: list[Saved] = []
         self.features: Tensor
+        # Of the backward pass, for second derivatives: of blocks from the last to the second, dz and du.
+        self.d_logits: Tensor
+        self.slopes: list[tuple[Tensor, Tensor]] = []
+        self.sums: Tensor
+
+
+class Tape(NamedTuple):
+    """What `ConvKernel.record` keeps for `curvature`."""
+
+    leaves: list[Tensor]
+    images: Images
+    work: Workspace
 
 
 class ConvKernel:
@@ -155,6 +174,7 @@ class ConvKernel:
         self.network, self.dtype = network, dtype
         self.mean_loss = reduction == "mean"
         self._workspaces: dict[int, Workspace] = {}
+        self._spare: dict[int, list[Workspace]] = {}
 
     def bind(self, vector: NDArray[np.floating[Any]]) -> list[Tensor]:
         """Views of parameters or of a gradient `[size]`, as the other methods take them; made once a vector."""
@@ -186,7 +206,27 @@ class ConvKernel:
     @torch.no_grad()
     def gradient(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tensor:
         """Overwrites `gradients` with those of the cross-entropy of `images`; returns the logits `[n, outputs]`."""
-        work = self._workspace(images.count)
+        return self._gradient(leaves, images, gradients, self._workspace(images.count))
+
+    @torch.no_grad()
+    def record(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tape:
+        """As `gradient`, and keeps what `curvature` needs; the parameters must not change until then."""
+        spare = self._spare.setdefault(images.count, [])
+        work = spare.pop() if spare else Workspace(self.network, images.count, self.dtype)
+        self._gradient(leaves, images, gradients, work)
+        return Tape(leaves, images, work)
+
+    @torch.no_grad()
+    def curvature(self, tape: Tape, direction: list[Tensor], out: list[Tensor]) -> None:
+        """Overwrites `out` with the Hessian of a recorded loss times `direction`; the tape is used up."""
+        from quadriga.metalearn.conv_curvature import curvature
+
+        curvature(self, tape, direction, out)
+        self._spare[tape.images.count].append(tape.work)
+
+    def _gradient(
+        self, leaves: list[Tensor], images: Images, gradients: list[Tensor], work: Workspace
+    ) -> Tensor:
         logits = self._forward(leaves, images, work)
         d_logits = torch.softmax(logits, 1).sub_(images.targets)
         if self.mean_loss:
@@ -234,6 +274,7 @@ class ConvKernel:
     def _backward(
         self, leaves: list[Tensor], images: Images, work: Workspace, d_logits: Tensor, gradients: list[Tensor]
     ) -> None:
+        work.d_logits, work.slopes = d_logits, []
         torch.mm(d_logits.T, work.features, out=gradients[-2])
         torch.sum(d_logits, 0, out=gradients[-1])
         d_output = torch.mm(d_logits, leaves[-2]).view(work.saved[-1].output.shape)
@@ -244,6 +285,7 @@ class ConvKernel:
             du, d_scale, d_shift = native_batch_norm_backward(
                 dz, u, scale, None, None, mu, r, True, NORM_EPSILON, (True, True, True)
             )
+            work.slopes.append((dz, du))
             gradients[3 * index].copy_(product(du.T, block.columns))
             gradients[3 * index + 1].copy_(d_scale)
             gradients[3 * index + 2].copy_(d_shift)
@@ -252,7 +294,7 @@ class ConvKernel:
         weight, d_weight, d_scale, d_shift = leaves[0], *gradients[:3]
         first, taps = work.first, weight.shape[1]
         # `[10, n]` by `[n, 64]`: MKL takes three times as long for the transposed product.
-        sums = torch.mm(images.patches.view(-1, taps + 1).T, work.d_first_matrix).T
+        sums = work.sums = torch.mm(images.patches.view(-1, taps + 1).T, work.d_first_matrix).T
         with_patches = sums[:, :taps]
         d_shift.copy_(sums[:, taps])
         moment = (weight * with_patches).sum(1).addcmul_(first.mu, d_shift, value=-1)

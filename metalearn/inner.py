@@ -51,8 +51,11 @@ class Kernel(Protocol):
     def gradient(self, parameters: Bound, batch: Any, out: Bound) -> torch.Tensor:
         """Overwrites `out` with the gradient of the loss; returns the outputs before."""
 
-    def curvature(self, parameters: Bound, batch: Any, direction: Bound, out: Bound) -> None:
-        """Overwrites `out` with the loss's Hessian times `direction`."""
+    def record(self, parameters: Bound, batch: Any, out: Bound) -> Any:
+        """As `gradient`, but returns what `curvature` needs; `parameters` must not change until then."""
+
+    def curvature(self, tape: Any, direction: Bound, out: Bound) -> None:
+        """Overwrites `out` with the Hessian of a recorded loss times `direction`; a tape serves once."""
 
     def loss(self, outputs: torch.Tensor, batch: Any) -> float:
         """The loss that `gradient` differentiates, of its outputs."""

@@ -75,11 +75,17 @@ class MLPKernel:
                 delta = (delta @ parameters[2 * index]) * self._slope(layers[index])
         return torch.from_numpy(layers[-1])
 
-    def curvature(self, parameters: Bound, batch: Points, direction: Bound, out: Bound) -> None:
+    def record(self, parameters: Bound, batch: Points, out: Bound) -> tuple[Bound, Points]:
+        """As `gradient`; the passes are so cheap that `curvature` repeats them."""
+        self.gradient(parameters, batch, out)
+        return parameters, batch
+
+    def curvature(self, tape: tuple[Bound, Points], direction: Bound, out: Bound) -> None:
         """Overwrites `out` with the Hessian times `direction`: the derivative of `gradient` along it.
 
         Pearlmutter 1994's R-operator: each quantity of the two passes with its derivative (`r_`) beside it.
         """
+        parameters, batch = tape
         layers = self._forward(parameters, batch.inputs)
         r_layers = [np.zeros_like(batch.inputs)]
         last = len(layers) - 1

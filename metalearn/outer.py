@@ -76,19 +76,20 @@ def step_direction(kernel: Kernel, optimizer: Slot, phi: Vector, batches: Sequen
 
 def maml_direction(kernel: Kernel, learning_rate: float, phi: Vector, batches: Sequence[Any]) -> Learned:
     """Minus the gradient of the last batch's loss after SGD steps on all the others, with respect to `phi`."""
-    trajectory = [phi.copy()]
+    parameters = phi.copy()
     gradient = np.empty_like(phi)
     bound_gradient = kernel.bind(gradient)
+    tapes = []
     for batch in batches[:-1]:
-        kernel.gradient(kernel.bind(trajectory[-1]), batch, bound_gradient)
-        moved = torch.from_numpy(trajectory[-1]) - learning_rate * torch.from_numpy(gradient)
-        trajectory.append(moved.numpy())
-    outputs = kernel.gradient(kernel.bind(trajectory[-1]), batches[-1], bound_gradient)
+        tapes.append(kernel.record(kernel.bind(parameters), batch, bound_gradient))
+        # New memory: a tape needs the weights where they were.
+        parameters = (torch.from_numpy(parameters) - learning_rate * torch.from_numpy(gradient)).numpy()
+    outputs = kernel.gradient(kernel.bind(parameters), batches[-1], bound_gradient)
     loss = kernel.loss(outputs, batches[-1])
     curved = np.empty_like(phi)
     bound_curved = kernel.bind(curved)
-    for parameters, batch in zip(trajectory[-2::-1], batches[-2::-1], strict=True):
-        kernel.curvature(kernel.bind(parameters), batch, bound_gradient, bound_curved)
+    for tape in reversed(tapes):
+        kernel.curvature(tape, bound_gradient, bound_curved)
         torch.from_numpy(gradient).sub_(torch.from_numpy(curved), alpha=learning_rate)
     return Learned(np.negative(gradient, out=gradient), loss)
 
