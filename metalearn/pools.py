@@ -83,10 +83,19 @@ class TaskWorker:
 
     def __init__(self, fields: dict[str, Any], slots: Sequence[int]) -> None:
         self._slots = list(slots)
-        self._runner = make_runner(MetaExperiment.model_validate(fields))
+        self._fields = fields
+        self._made: Runner | None = None
+
+    @property
+    def _runner(self) -> Runner:
+        # Not made in __init__: Ray reports an error there as an actor that died.
+        if self._made is None:
+            self._made = make_runner(MetaExperiment.model_validate(self._fields))
+        return self._made
 
     def ready(self) -> None:
-        """Answers once the data are loaded."""
+        """Answers once the data are loaded; raises `UserError` if they cannot be."""
+        assert self._runner
 
     def train(
         self, phi: Vector, iteration: int, states: list[State] | None
@@ -128,10 +137,15 @@ class RayPool:
         self.restarts = 0
         # What a worker's slots had after its last meta-iteration: references, or states after `load`.
         self._states: list[Any] = [None] * len(self._shares)
-        self._workers = [self._start(index) for index in range(len(self._shares))]
         self._loaded = [True] * len(self._shares)
-        for index in range(len(self._workers)):
-            self._answer(index, self._workers[index].ready.remote(), lambda i: self._workers[i].ready.remote())
+        self._workers = [self._start(index) for index in range(len(self._shares))]
+        asked = [worker.ready.remote() for worker in self._workers]
+        try:
+            for index, reference in enumerate(asked):
+                self._answer(index, reference, lambda i: self._workers[i].ready.remote())
+        except BaseException:
+            self.stop()
+            raise
 
     def train(self, phi: Vector, iteration: int) -> Learned:
         import ray
