@@ -76,6 +76,7 @@ def test_a_killed_worker_s_slice_is_learned_again(make_experiment, kill_actor):
     pool.stop()
 
 
+@pytest.mark.slow
 def test_a_worker_killed_before_its_first_task_is_replaced(make_experiment, kill_actor):
     experiment = experiment_of(make_experiment)
     phi = initial_weights(experiment, SequentialRunner(experiment).distribution)
@@ -87,6 +88,7 @@ def test_a_worker_killed_before_its_first_task_is_replaced(make_experiment, kill
     pool.stop()
 
 
+@pytest.mark.slow
 def test_too_many_deaths_stop_the_run(make_experiment, kill_actor):
     experiment = experiment_of(make_experiment)
     pool = start(RayPool, experiment, {"workers": 1, "restart_limit": 0})

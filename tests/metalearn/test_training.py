@@ -61,6 +61,7 @@ def test_a_run_on_workers_equals_one_in_the_driver(make_experiment, tmp_path, ra
     assert shared.metrics.read().column("query_accuracy") == alone.metrics.read().column("query_accuracy")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_workers_equals_an_uninterrupted_one(make_experiment, tmp_path, ray_session):
     inner = {"optimizer": "adam", "learning_rate": 1e-3}
     experiment = make_experiment(
@@ -102,14 +103,14 @@ def test_bad_data_leave_no_run_behind(tmp_path):
 
 def test_glyphs_are_told_apart_after_meta_training(make_experiment):
     experiment = make_experiment(
-        "glyphs", "reptile-omniglot-5way-1shot", steps=60, report_every=60, inner={"steps": 5},
-        evaluation={"tasks": 60, "steps": 3},
+        "glyphs", "reptile-omniglot-5way-1shot", steps=100, report_every=100,
+        inner={"steps": 5, "learning_rate": 3e-3}, evaluation={"tasks": 60, "steps": 5},
     )  # fmt: skip
     untrained = MetaTrainer(experiment)
     untrained.done = experiment.steps
     before = untrained._test()["query_accuracy"]
     after = MetaTrainer(experiment).train_iteration()["query_accuracy"]
-    assert after > before + 0.1 and after > 0.8
+    assert after > before + 0.15
 
 
 def test_evaluation_reports_both_ways_of_batching(make_experiment, tmp_path):
@@ -121,6 +122,7 @@ def test_evaluation_reports_both_ways_of_batching(make_experiment, tmp_path):
         assert one.samples == {name: both.samples[name]}
 
 
+@pytest.mark.slow
 def test_evaluation_on_workers_equals_that_in_the_driver(make_experiment, tmp_path, ray_session):
     folder = train(make_experiment("glyphs", "reptile-omniglot-5way-1shot"), tmp_path, "run")
     alone, shared = (evaluate(folder, EvaluationRequest(7, options={"workers": n})) for n in (0, 3))
