@@ -1,6 +1,7 @@
 """Meta-learning beside plain PyTorch and learn2learn, and beside what the processor can do.
 
-    python benchmarks/metalearn.py [--data-root DIR] [--rounds N] [--seconds S] [--quick] [--json FILE] [--markdown FILE]
+    python benchmarks/metalearn.py [--data-root DIR] [--rounds N] [--seconds S] [--no-ray] [--quick]
+        [--json FILE] [--markdown FILE]
 
 Omniglot's network, 5-way. Reptile: 5 inner steps of Adam on batches of 10, 5 tasks a meta-iteration; FOMAML and MAML:
 1-shot, 5 inner steps of SGD on the 5 support images, 5 queries. Sides take turns in one process and one thread, and
@@ -84,7 +85,9 @@ def main() -> None:
         arguments.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     if arguments.markdown:
         bullets = "\n".join(f"- {line}" for line in lines)
-        text = f"### Meta-learning speed\n\n{machine.sentence(known)}.\n\n{markdown_table(headers, rows)}\n\n{bullets}\n"
+        text = (
+            f"### Meta-learning speed\n\n{machine.sentence(known)}.\n\n{markdown_table(headers, rows)}\n\n{bullets}\n"
+        )
         arguments.markdown.write_text(text, encoding="utf-8")
 
 

@@ -26,7 +26,7 @@ class Examples(NamedTuple):
     targets: Tensor
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Number of examples."""
         return len(self.inputs)
 

@@ -60,15 +60,15 @@ def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list
     for index, block in enumerate(work.blocks, 1):
         varied.append(_forward(block, work.saved[index - 1], leaves, direction, index, r_output))
         r_output = varied[-1].r_output
-    features, r_features = work.features, r_output.reshape(images.count, -1)
+    features, r_features = work.features, r_output.reshape(images.size, -1)
     r_logits = r_features @ leaves[-2].T + features @ direction[-2].T + direction[-1]
 
     # Backward.
-    p = work.d_logits * images.count if kernel.mean_loss else work.d_logits
+    p = work.d_logits * images.size if kernel.mean_loss else work.d_logits
     p = p + images.targets
     r_d_logits = p * (r_logits - (p * r_logits).sum(1, keepdim=True))
     if kernel.mean_loss:
-        r_d_logits /= images.count
+        r_d_logits /= images.size
     torch.addmm(work.d_logits.T @ r_features, r_d_logits.T, features, out=out[-2])
     torch.sum(r_d_logits, 0, out=out[-1])
     r_d_output = (r_d_logits @ leaves[-2] + work.d_logits @ direction[-2]).view(work.saved[-1].output.shape)

@@ -51,7 +51,7 @@ class Images(NamedTuple):
     targets: Tensor
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Number of images."""
         return len(self.patches)
 
@@ -181,7 +181,7 @@ class ConvKernel:
         leaves = networks.split(self.network, torch.from_numpy(vector))
         return [leaf.flatten(1) if leaf.dim() == 4 else leaf for leaf in leaves]
 
-    def prepare(self, inputs: NDArray[np.generic], targets: NDArray[np.int64] | None = None) -> Images:
+    def prepare(self, inputs: NDArray[np.generic], targets: NDArray[Any] | None = None) -> Images:
         """Images `[n, side, side, channels]` of any real dtype with labels `[n]`, as patches."""
         images = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.dtype)
         before, after, out = same_padding(self.network.side, 2)
@@ -201,18 +201,18 @@ class ConvKernel:
     @torch.no_grad()
     def predict(self, leaves: list[Tensor], images: Images) -> Tensor:
         """Logits `[n, outputs]`, normalized over all n images."""
-        return self._forward(leaves, images, self._workspace(images.count))
+        return self._forward(leaves, images, self._workspace(images.size))
 
     @torch.no_grad()
     def gradient(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tensor:
         """Overwrites `gradients` with those of the cross-entropy of `images`; returns the logits `[n, outputs]`."""
-        return self._gradient(leaves, images, gradients, self._workspace(images.count))
+        return self._gradient(leaves, images, gradients, self._workspace(images.size))
 
     @torch.no_grad()
     def record(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tape:
         """As `gradient`, and keeps what `curvature` needs; the parameters must not change until then."""
-        spare = self._spare.setdefault(images.count, [])
-        work = spare.pop() if spare else Workspace(self.network, images.count, self.dtype)
+        spare = self._spare.setdefault(images.size, [])
+        work = spare.pop() if spare else Workspace(self.network, images.size, self.dtype)
         self._gradient(leaves, images, gradients, work)
         return Tape(leaves, images, work)
 
@@ -222,22 +222,20 @@ class ConvKernel:
         from quadriga.metalearn.conv_curvature import curvature
 
         curvature(self, tape, direction, out)
-        self._spare[tape.images.count].append(tape.work)
+        self._spare[tape.images.size].append(tape.work)
 
-    def _gradient(
-        self, leaves: list[Tensor], images: Images, gradients: list[Tensor], work: Workspace
-    ) -> Tensor:
+    def _gradient(self, leaves: list[Tensor], images: Images, gradients: list[Tensor], work: Workspace) -> Tensor:
         logits = self._forward(leaves, images, work)
         d_logits = torch.softmax(logits, 1).sub_(images.targets)
         if self.mean_loss:
-            d_logits /= images.count
+            d_logits /= images.size
         self._backward(leaves, images, work, d_logits, gradients)
         return logits
 
     def loss(self, logits: Tensor, images: Images) -> float:
         """The cross-entropy that `gradient` differentiates."""
         total = -float((torch.log_softmax(logits, 1) * images.targets).sum())
-        return total / images.count if self.mean_loss else total
+        return total / images.size if self.mean_loss else total
 
     def _workspace(self, batch: int) -> Workspace:
         if batch not in self._workspaces:
@@ -266,9 +264,9 @@ class ConvKernel:
                 output = work.blocks[index].input
                 torch.clamp_min(z.view(output.shape), 0, out=output)
             else:
-                output = z.clamp_min_(0).view(images.count, block.padding.out, block.padding.out, -1)
+                output = z.clamp_min_(0).view(images.size, block.padding.out, block.padding.out, -1)
             work.saved.append(Saved(u, output, mu, r))
-        work.features = output.view(images.count, -1)
+        work.features = output.view(images.size, -1)
         return torch.addmm(leaves[-1], work.features, leaves[-2].T)
 
     def _backward(

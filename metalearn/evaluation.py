@@ -27,8 +27,8 @@ EVALUATION = 2
 def evaluate(experiment: MetaExperiment, checkpoint: Path, request: EvaluationRequest) -> Mapping[str, Sequence[float]]:
     """Learns `request.episodes` test tasks.
 
-    `request.options` may hold `transductive` (by default both ways), `workers` (Ray actors, 0 for none), `data_root`, and
-    `shots`, `steps` and `batch_size` in place of the experiment's.
+    `request.options` may hold `transductive` (by default both ways), `workers` (Ray actors, 0 for none), `data_root`,
+    and `shots`, `steps` and `batch_size` in place of the experiment's.
 
     Returns:
         One value a task: `accuracy_transductive` and `accuracy`, the shares of held-out images that were

@@ -26,7 +26,7 @@ class Batch(Protocol):
     """Examples in the form in which a kernel takes them."""
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Number of examples."""
 
     def take(self, index: torch.Tensor) -> Any:

@@ -25,7 +25,7 @@ class Points(NamedTuple):
     targets: Matrix
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Number of examples."""
         return len(self.inputs)
 

@@ -141,7 +141,9 @@ def _read_cache(path: Path) -> Drawings:
 def _verify(packed: Drawings, where: Path) -> None:
     found = hashlib.sha256(packed.tobytes()).hexdigest()
     if found != SHA256:
-        raise UserError(f"{where} does not hold the published drawings: SHA-256 {found[:12]}..., expected {SHA256[:12]}...")
+        raise UserError(
+            f"{where} does not hold the published drawings: SHA-256 {found[:12]}..., expected {SHA256[:12]}..."
+        )
 
 
 def _write_cache(packed: Drawings, path: Path) -> None:

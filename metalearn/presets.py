@@ -1,8 +1,8 @@
 """The published settings by name.
 
 Reptile: the commands "used for the paper" in the repository of Nichol, Achiam, Schulman 2018 (arXiv:1803.02999), which
-are those of its appendix A; every one ran 5 tasks a meta-iteration with the meta step falling linearly from 1
-to 0, and was tested on 10,000 tasks. MAML and first-order MAML: Finn, Abbeel, Levine 2017 (arXiv:1703.03400), appendix A.
+are those of its appendix A; every one ran 5 tasks a meta-iteration with the meta step falling linearly from 1 to 0, and
+was tested on 10,000 tasks. MAML and first-order MAML: Finn, Abbeel, Levine 2017 (arXiv:1703.03400), appendix A.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ def _reptile_omniglot(ways: int, shots: int) -> Preset:
     fields: Fields = {
         "steps": 200_000 if many else 100_000,
         "task": {"kind": "omniglot", "ways": ways},
-        "inner": {"learning_rate": 5e-4 if many else 1e-3, "batch_size": batch, "steps": 10 if many else 5, "shots": 10},
+        "inner": {
+            "learning_rate": 5e-4 if many else 1e-3,
+            "batch_size": batch,
+            "steps": 10 if many else 5,
+            "shots": 10,
+        },
         "update": {"kind": "reptile", "meta_batch": 5, "step_size": 1.0, "final_step_size": 0.0},
         "evaluation": {"shots": shots, "steps": 50, "batch_size": 10 if many else 5},
     }
@@ -87,7 +92,9 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     **{
-        f"reptile-omniglot-{ways}way-{shots}shot": _reptile_omniglot(ways, shots) for ways in (5, 20) for shots in (1, 5)
+        f"reptile-omniglot-{ways}way-{shots}shot": _reptile_omniglot(ways, shots)
+        for ways in (5, 20)
+        for shots in (1, 5)
     },
     "reptile-omniglot-hour": Preset(
         "Reptile on Omniglot, 5-way 1-shot, in an hour on two cores",

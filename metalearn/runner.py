@@ -1,7 +1,7 @@
 """What one process does with its share of the tasks: draws them, learns them, one after the other.
 
-Every task has a random stream of its own, keyed by what it is (seed, meta-iteration, slot), never by who learns it; so a
-share can be cut in any way and recomputed anywhere. Shares are handed out by `pools`; many tasks at once are
+Every task has a random stream of its own, keyed by what it is (seed, meta-iteration, slot), never by who learns it;
+so a share can be cut in any way and recomputed anywhere. Shares are handed out by `pools`; many tasks at once are
 `vectorized`'s business.
 """
 

@@ -41,8 +41,13 @@ class Task(NamedTuple):
 class TaskDistribution(Protocol):
     """Where tasks come from; the same generator state gives the same task."""
 
-    loss: Loss
-    network: Network
+    @property
+    def loss(self) -> Loss:
+        """Of an example; an attribute will do."""
+
+    @property
+    def network(self) -> Network:
+        """What learns the tasks; an attribute will do."""
 
     def sample(self, rng: np.random.Generator, split: Split, shots: int, query_shots: int) -> Task:
         """A task.

@@ -62,7 +62,9 @@ class MetaTrainer:
             norm = self._optimizer.step(self.phi, learned.directions, epsilon)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"the inner loss is {loss}" if not math.isfinite(loss) else f"the direction's norm is {norm}"
-                raise TrainingStopped(f"{what} in meta-iteration {self.done + 1:,}; a smaller inner.learning_rate helps")
+                raise TrainingStopped(
+                    f"{what} in meta-iteration {self.done + 1:,}; a smaller inner.learning_rate helps"
+                )
             self.done += 1
             losses.append(loss)
             norms.append(norm)

@@ -18,7 +18,7 @@ from quadriga.metalearn.autograd_kernel import VectorizedKernel
 from quadriga.metalearn.distributions import make_distribution, reduction, size
 from quadriga.metalearn.experiment import InnerSettings, MAMLSettings, MetaExperiment
 from quadriga.metalearn.inner import Vector
-from quadriga.metalearn.runner import Learned, Measures, State, Trial, trial_task, training_task
+from quadriga.metalearn.runner import Learned, Measures, State, Trial, training_task, trial_task
 from quadriga.platform.errors import UserError
 
 TESTED_AT_ONCE = 512

@@ -155,7 +155,9 @@ def test_every_relative_link_resolves(page):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_file_named_on_a_page_exists(page):
     text = page.read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w./-])(?:examples|policies|metalearn|platform|benchmarks|docs)/[\w/.-]*\w\.\w+", text))
+    named = set(
+        re.findall(r"(?<![\w./-])(?:examples|policies|metalearn|platform|benchmarks|docs)/[\w/.-]*\w\.\w+", text)
+    )
     assert sorted(path for path in named if not (ROOT / path).exists()) == []
 
 

@@ -1,4 +1,4 @@
-"""The network and loops of Reptile and MAML as one writes them in PyTorch; and learn2learn's MAML around the same network.
+"""The network and loops of Reptile and MAML as one writes them in PyTorch; learn2learn's MAML around the same network.
 
 Nothing clever and nothing wasteful: modules, autograd, `torch.optim`. Tasks and minibatches come from
 `quadriga.metalearn`, so that both sides learn the same ones.

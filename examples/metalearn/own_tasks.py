@@ -1,6 +1,6 @@
 """A task distribution of your own: straight lines instead of sine waves.
 
-    PYTHONPATH=examples/metalearn quadriga meta train examples/metalearn/own_tasks.yaml
+PYTHONPATH=examples/metalearn quadriga meta train examples/metalearn/own_tasks.yaml
 """
 
 from __future__ import annotations

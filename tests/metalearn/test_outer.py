@@ -25,9 +25,7 @@ def kernels(name):
     """A kernel written by hand, and the plain one of the same network."""
     if name == "conv":
         return ConvKernel(CONV, "sum", torch.float64), AutogradKernel(CONV, "cross_entropy", "sum", torch.float64)
-    return MLPKernel(PERCEPTRON, "mean", np.float64), AutogradKernel(
-        PERCEPTRON, "squared_error", "mean", torch.float64
-    )
+    return MLPKernel(PERCEPTRON, "mean", np.float64), AutogradKernel(PERCEPTRON, "squared_error", "mean", torch.float64)
 
 
 def problem(name, steps, seed=0):

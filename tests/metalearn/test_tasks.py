@@ -4,10 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+import small_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-import small_images
 from quadriga.metalearn.distributions import make_distribution
 from quadriga.metalearn.image_classes import ImageTasks, Rotated
 from quadriga.metalearn.networks import ConvNet

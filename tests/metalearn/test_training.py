@@ -177,3 +177,14 @@ def test_the_seed_decides_the_initial_weights(make_experiment):
     np.testing.assert_array_equal(first, initial_weights(experiment, distribution))
     other = experiment.model_copy(update={"seed": 1})
     assert not np.array_equal(first, initial_weights(other, distribution))
+
+
+@pytest.mark.slow
+def test_a_meta_trained_network_learns_waves_fifteen_times_better():
+    experiment = experiments.build({"preset": "sine", "report_every": 30_000, "evaluation": {"tasks": 500}})
+    untrained, trained = MetaTrainer(experiment), MetaTrainer(experiment)
+    untrained.done = experiment.steps
+    before = untrained._test()["query_loss"]
+    after = trained.train_iteration()["query_loss"]
+    assert trained.done == 30_000
+    assert after < before / 15
