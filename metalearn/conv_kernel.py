@@ -191,8 +191,10 @@ class ConvKernel:
         windows = images.as_strided(
             (count, out, out, KERNEL, KERNEL * channels), (of_image, 2 * line, 2 * pixel, line, 1)
         )
-        patches = torch.ones(count, out * out, TAPS * channels + 1, dtype=self.dtype)
-        patches[:, :, :-1] = windows.reshape(count, out * out, TAPS * channels)
+        width = TAPS * channels + 1
+        patches = torch.ones(count, out * out, width, dtype=self.dtype)
+        strides = (out * out * width, out * width, width, KERNEL * channels, 1)
+        patches.as_strided(windows.shape, strides).copy_(windows)
         one_hot = torch.zeros(count, self.network.outputs, dtype=self.dtype)
         if targets is not None:
             one_hot[torch.arange(count), torch.from_numpy(targets)] = 1

@@ -121,10 +121,10 @@ class MetaOptimizer:
 
         The directions are added in their order, so that the result does not depend on who made them.
         """
-        total = torch.from_numpy(directions[0].copy())
+        mean = directions[0].copy()
         for direction in directions[1:]:
-            total += torch.from_numpy(direction)
-        total /= len(directions)
+            mean += direction
+        total = torch.from_numpy(mean).div_(len(directions))
         norm = float(torch.linalg.vector_norm(total, dtype=torch.float64))
         vector = torch.from_numpy(phi)
         if not self._adam:
