@@ -52,6 +52,7 @@ class Evaluation:
             "seed": request.seed,
             "deterministic": request.deterministic,
             "video": None if request.video is None else str(request.video),
+            **({"options": dict(request.options)} if request.options else {}),
             "level": LEVEL,
             **{name: interval._asdict() for name, interval in self.intervals.items()},
             "samples": {name: list(values) for name, values in self.samples.items()},

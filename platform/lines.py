@@ -43,12 +43,16 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """`episodes` to play; `video`, if given, is the file (`.mp4`, `.gif`) that shows the first of them."""
+    """`episodes` to play; `video`, if given, is the file (`.mp4`, `.gif`) that shows the first of them.
+
+    `options` are a line's own, e.g. meta-learning's `transductive`.
+    """
 
     episodes: int = 20
     seed: int = 0
     deterministic: bool = True
     video: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -68,14 +68,27 @@ METRICS: dict[str, str] = {
     "policy_epochs": "passes of the policy over the batch before its divergence stopped them",
     "learning_rate": "step size of the policy's optimizer",
     "parameters_finite": "1 while no parameter is NaN or infinite",
+    # meta-learning
+    "meta_iterations": "meta-iterations done",
+    "tasks": "training tasks learned so far",
+    "inner_loss": "mean loss of a task's last minibatch before its step",
+    "query_accuracy": "accuracy on the queries of unseen tasks, transductive",
+    "query_loss": "mean squared error on the queries of unseen tasks",
+    "query_loss_before": "the same before any inner step",
+    "direction_norm": "mean length of the meta-batch's mean direction",
+    "meta_step_size": "epsilon of the last meta-iteration",
     # where the time goes
     "env_steps_per_second": "environment steps per second of this iteration",
     "time_sampling_s": "seconds spent collecting",
     "time_learning_s": "seconds spent on updates",
+    "tasks_per_second": "training tasks learned per second of this iteration",
+    "time_tasks_s": "seconds spent learning tasks",
+    "time_testing_s": "seconds spent on unseen tasks",
     # faults
     "environment_failures": "environments that raised and were rebuilt in this iteration",
     "env_runners_healthy": "environment runners that live",
     "env_runner_restarts": "environment runners restarted so far",
+    "task_worker_restarts": "task workers replaced so far",
 }
 """What the names mean, with units; the same everywhere. A line of work may log more."""
 

@@ -1,0 +1,137 @@
+"""Hessian-vector products of the strided convolutional network, written out by hand, for MAML's second derivatives.
+
+Pearlmutter 1994's R-operator: the derivative, along a direction of the parameters, of everything that `ConvKernel`'s
+forward and backward pass compute. A quantity's derivative has `r_` before its name; the rules for a product and a
+convolution are those of calculus, each matrix product becoming two. For normalization, with
+`h = (u - mu) r` and `k = scale r`,
+
+    r_h  = r_x r + x r_r,  where x = u - mu and r_r = -r^3 mean(x r_x)
+    du   = k q,            where q = dz - mean(dz) - h mean(dz h)
+    r_du = r_k q + k r_q
+
+For the first block all of it happens on `[64, 10]` sums, as in `conv_kernel`. Recorded passes are used as they
+are, so that a product costs twice a gradient.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from quadriga.metalearn.conv_kernel import Block, First, threshold_backward
+from quadriga.metalearn.networks import BLOCKS
+from quadriga.metalearn.products import product
+
+if TYPE_CHECKING:
+    from quadriga.metalearn.conv_kernel import ConvKernel, Tape
+
+
+class _Varied(NamedTuple):
+    """Of a block after the first: `h` and derivatives of it and of `r`, and those of the columns and of the output."""
+
+    h: Tensor
+    r_h: Tensor
+    r_r: Tensor
+    r_columns: Tensor
+    r_output: Tensor
+
+
+def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list[Tensor]) -> None:
+    """Overwrites `out` with the Hessian of the recorded loss times `direction`; all as `ConvKernel.bind` makes them."""
+    leaves, images, work = tape
+    d_weight, d_scale, d_shift = direction[:3]
+    first, weight, scale = work.first, leaves[0], leaves[1]
+    taps = weight.shape[1]
+    patches = images.patches.view(-1, taps + 1)
+
+    # Forward.
+    covariance, means = _covariance(tape), first.means
+    r_mu, r_weighted = d_weight @ means, d_weight @ covariance
+    r_r = -(first.r**3) * (first.weighted * d_weight).sum(1)
+    r_s = r_r * scale + first.r * d_scale
+    r_folded = torch.cat(
+        [d_weight * first.s[:, None] + weight * r_s[:, None], (d_shift - r_s * first.mu - first.s * r_mu)[:, None]], 1
+    )
+    output = work.blocks[0].input
+    r_output = threshold_backward(product(patches, r_folded.T).view(output.shape), output, 0)
+    varied = []
+    for index, block in enumerate(work.blocks, 1):
+        varied.append(_forward(block, work.saved[index - 1], leaves, direction, index, r_output))
+        r_output = varied[-1].r_output
+    features, r_features = work.features, r_output.reshape(images.size, -1)
+    r_logits = r_features @ leaves[-2].T + features @ direction[-2].T + direction[-1]
+
+    # Backward.
+    p = work.d_logits * images.size if kernel.mean_loss else work.d_logits
+    p = p + images.targets
+    r_d_logits = p * (r_logits - (p * r_logits).sum(1, keepdim=True))
+    if kernel.mean_loss:
+        r_d_logits /= images.size
+    torch.addmm(work.d_logits.T @ r_features, r_d_logits.T, features, out=out[-2])
+    torch.sum(r_d_logits, 0, out=out[-1])
+    r_d_output = (r_d_logits @ leaves[-2] + work.d_logits @ direction[-2]).view(work.saved[-1].output.shape)
+    for index in range(BLOCKS - 1, 0, -1):
+        block, saved, now = work.blocks[index - 1], work.saved[index - 1], varied[index - 1]
+        dz, du = work.slopes[BLOCKS - 1 - index]
+        weight, scale = leaves[3 * index : 3 * index + 2]
+        r_dz = threshold_backward(r_d_output, saved.output, 0).reshape(dz.shape)
+        n = block.pixels
+        k, r_k = scale * saved.r, direction[3 * index + 1] * saved.r + scale * now.r_r
+        moment = (dz * now.h).sum(0)
+        r_moment = (r_dz * now.h).sum(0) + (dz * now.r_h).sum(0)
+        out[3 * index + 1].copy_(r_moment)
+        torch.sum(r_dz, 0, out=out[3 * index + 2])
+        r_q = r_dz - out[3 * index + 2] / n
+        r_q.addcmul_(now.r_h, moment, value=-1 / n).addcmul_(now.h, r_moment, value=-1 / n)
+        q = (dz - dz.mean(0)).addcmul_(now.h, moment, value=-1 / n)
+        r_du = torch.addcmul(r_q * k, q, r_k)
+        torch.add(product(r_du.T, block.columns), product(du.T, now.r_columns), out=out[3 * index])
+        r_d_columns = product(r_du, weight).add_(product(du, direction[3 * index]))
+        r_d_output = block.scatter(r_d_columns)
+    r_dz = threshold_backward(r_d_output, output, 0).reshape(-1, output.shape[-1])
+    r_sums = torch.mm(patches.T, r_dz).T
+    _first_backward(tape, d_weight, First(means, r_weighted, r_mu, r_r, r_s), r_sums, out)
+
+
+def _covariance(tape: Tape) -> Tensor:
+    taps = tape.leaves[0].shape[1]
+    moments = tape.images.moments.sum(0).view(taps + 1, taps + 1) / tape.work.pixels
+    means = moments[taps, :taps]
+    return torch.addr(moments[:taps, :taps], means, means, alpha=-1)
+
+
+def _forward(
+    block: Block, saved: tuple[Tensor, ...], leaves: list[Tensor], direction: list[Tensor], index: int, r_input: Tensor
+) -> _Varied:
+    """One block: the derivative of its output from that of its input."""
+    u, output, mu, r = saved
+    weight, scale = leaves[3 * index : 3 * index + 2]
+    d_weight, d_scale, d_shift = direction[3 * index : 3 * index + 3]
+    r_columns = block.columns_of(r_input)
+    r_u = product(r_columns, weight.T).add_(product(block.columns, d_weight.T))
+    x = u - mu
+    r_x = r_u.sub_(r_u.mean(0))
+    r_r = -(r**3) * (x * r_x).mean(0)
+    r_h = torch.addcmul(r_x * r, x, r_r)
+    h = x.mul_(r)
+    r_z = torch.addcmul(d_shift + h * d_scale, r_h, scale)
+    return _Varied(h, r_h, r_r, r_columns, threshold_backward(r_z.view(output.shape), output, 0))
+
+
+def _first_backward(tape: Tape, d_weight: Tensor, varied: First, r_sums: Tensor, out: list[Tensor]) -> None:
+    """The first block: `dw = s b` with `b = sums - sum(dz) m' - r dscale w C`, all of size `[64, 9]`."""
+    weight, first, sums = tape.leaves[0], tape.work.first, tape.work.sums
+    taps = weight.shape[1]
+    plain, total = sums[:, :taps], sums[:, taps]
+    r_plain, r_total = r_sums[:, :taps], r_sums[:, taps]
+    moment = (weight * plain).sum(1) - first.mu * total
+    r_moment = (d_weight * plain + weight * r_plain).sum(1) - varied.mu * total - first.mu * r_total
+    scale, r_scale = first.r * moment, varied.r * moment + first.r * r_moment
+    b = plain - total[:, None] * first.means - (first.r * scale)[:, None] * first.weighted
+    r_b = r_plain - r_total[:, None] * first.means - (first.r * scale)[:, None] * varied.weighted
+    r_b -= (varied.r * scale + first.r * r_scale)[:, None] * first.weighted
+    torch.add(varied.s[:, None] * b, first.s[:, None] * r_b, out=out[0])
+    out[1].copy_(r_scale)
+    out[2].copy_(r_total)

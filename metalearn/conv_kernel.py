@@ -1,0 +1,303 @@
+"""One inner step of the strided convolutional network on a CPU, forward and backward written out by hand.
+
+Made for batches of a few images, where an autograd engine spends more on bookkeeping, layout changes and
+padding than on arithmetic. Everything is channels-last matrices `[pixels, channels]`:
+
+- A convolution is one strided copy (im2col) and one matrix product; its backward is two products and one
+  scatter of four additions. `products` says how they are computed.
+- The first block needs no pass for its normalization. With patches `c` `[n, 9]` of the images, mean `m` and
+  covariance `C` over the batch, the output `u = w c` has mean `w m` and variance `w C w'`, so that normalization
+  folds into the weights, and the backward pass needs `sum dz c'` alone. Sums of `c c'` are kept for each
+  image; those of a batch are their sum.
+- Biases before a normalization do not exist.
+
+Symbols: `u` convolution, `z` normalized and scaled, `a = relu(z)`; `r = 1 / sqrt(var u + eps)`, `s = scale r`.
+With sums over the n pixels of a batch, the gradient of normalization is
+`du = s (dz - sum(dz)/n - (u - mu) r^2 sum(dz (u - mu))/n)` (Ioffe & Szegedy 2015, section 3), so that for the
+first block `dw = s (sum dz c' - sum(dz) m' - r^2 sum(dz (u - mu)) w C)`.
+
+Sampling, the optimizer and the meta-update are elsewhere; second derivatives are in `conv_curvature`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quadriga.metalearn import networks
+from quadriga.metalearn.networks import BLOCKS, KERNEL, NORM_EPSILON, ConvNet, Padding, same_padding
+from quadriga.metalearn.products import product
+
+TAPS = KERNEL * KERNEL
+threshold_backward = torch.ops.aten.threshold_backward
+native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
+
+
+class Images(NamedTuple):
+    """Labeled images in the form in which the first block takes them, made once a task.
+
+    Attributes:
+        patches: `[images, pixels, 9 channels + 1]`, the last column 1.
+        moments: `[images, (9 channels + 1)^2]`, sums over pixels of the products of `patches`' columns.
+        targets: `[images, outputs]`, 1 at the label; zeros if there are no labels.
+    """
+
+    patches: Tensor
+    moments: Tensor
+    targets: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return len(self.patches)
+
+    def take(self, index: Tensor) -> Images:
+        """The images of `index` `[n]`, int64."""
+        return Images(*(part.index_select(0, index) for part in self))
+
+
+class Block:
+    """What a block after the first keeps between forward and backward pass, for one batch size."""
+
+    def __init__(self, batch: int, side: int, filters: int, dtype: torch.dtype) -> None:
+        self.padding: Padding = same_padding(side, 2)
+        before, _, out = self.padding
+        self.pixels = batch * out * out
+        padded = 2 * out + 1
+        self.padded = torch.zeros(batch, padded, padded, filters, dtype=dtype)
+        self.input = self.padded[:, before : before + side, before : before + side]
+        line, pixel = padded * filters, filters
+        self.windows = self.padded.as_strided(
+            (batch, out, out, KERNEL, KERNEL * filters),
+            (padded * line, 2 * line, 2 * pixel, line, 1),
+        )
+        self.columns = torch.empty(self.pixels, TAPS * filters, dtype=dtype)
+        self._columns = self.columns.view(self.windows.shape)
+        self._scattered = torch.empty(batch, 2 * out, 2 * out, filters, dtype=dtype)
+        self.d_input = self._scattered[:, before : before + side, before : before + side]
+        self._pairs = self._scattered.view(batch, out, 2, out, 2 * filters)
+        self._shape = (batch, out, out, KERNEL, KERNEL, filters)
+        self._filters = filters
+
+    def gather(self) -> Tensor:
+        """im2col: `[pixels, 9 filters]` of what is in `input`."""
+        self._columns.copy_(self.windows)
+        return self.columns
+
+    def columns_of(self, values: Tensor) -> Tensor:
+        """im2col of `values` of the shape of `input`, in new memory."""
+        padded = torch.zeros_like(self.padded)
+        before, side = self.padding.before, self.input.shape[1]
+        padded[:, before : before + side, before : before + side].copy_(values.view(self.input.shape))
+        return padded.as_strided(self.windows.shape, self.windows.stride()).reshape(self.pixels, -1)
+
+    def scatter(self, d_columns: Tensor) -> Tensor:
+        """Its transpose: the gradient of `input` from that of the columns.
+
+        Pixel (2i + p, 2j + q) lies in the window (i, j) at (p, q); where p or q is 0 it is also
+        the last of the window before.
+        """
+        taps = d_columns.view(self._shape)
+        lines = d_columns.view(*self._shape[:4], KERNEL * self._filters)
+        pairs, filters = self._pairs, self._filters
+        pairs.copy_(lines[:, :, :, :2, : 2 * filters].transpose(2, 3))
+        pairs[:, :, :, 1:, :filters].add_(taps[:, :, :-1, :2, 2].transpose(2, 3))
+        pairs[:, 1:, 0].add_(lines[:, :-1, :, 2, : 2 * filters])
+        pairs[:, 1:, 0, 1:, :filters].add_(taps[:, :-1, :-1, 2, 2])
+        return self.d_input
+
+
+class First(NamedTuple):
+    """Of the first block: batch means `m` of the patches, `w C`, mean of `u`, `r` and `s`."""
+
+    means: Tensor
+    weighted: Tensor
+    mu: Tensor
+    r: Tensor
+    s: Tensor
+
+
+class Saved(NamedTuple):
+    """Of a later block: `u`, output `a`, mean of `u` and `r`."""
+
+    u: Tensor
+    output: Tensor
+    mu: Tensor
+    r: Tensor
+
+
+class Workspace:
+    """Everything of one batch size, allocated once."""
+
+    def __init__(self, network: ConvNet, batch: int, dtype: torch.dtype) -> None:
+        filters, sides = network.filters, network.sides
+        self.blocks = [Block(batch, side, filters, dtype) for side in sides[1:BLOCKS]]
+        self.d_first = torch.empty(batch, sides[1], sides[1], filters, dtype=dtype)
+        self.d_first_matrix = self.d_first.view(-1, filters)
+        self.pixels = batch * sides[1] ** 2
+        self.first: First
+        self.saved: list[Saved] = []
+        self.features: Tensor
+        # Of the backward pass, for second derivatives: of blocks from the last to the second, dz and du.
+        self.d_logits: Tensor
+        self.slopes: list[tuple[Tensor, Tensor]] = []
+        self.sums: Tensor
+
+
+class Tape(NamedTuple):
+    """What `ConvKernel.record` keeps for `curvature`."""
+
+    leaves: list[Tensor]
+    images: Images
+    work: Workspace
+
+
+class ConvKernel:
+    """Logits and gradients of `network` on small batches.
+
+    Args:
+        network: a strided `ConvNet`.
+        reduction: `sum` or `mean` of the cross-entropy over the batch.
+        dtype: float32; float64 is for checking.
+
+    Raises:
+        ValueError: the network pools.
+    """
+
+    def __init__(self, network: ConvNet, reduction: str = "sum", dtype: torch.dtype = torch.float32) -> None:
+        if not network.strided:
+            raise ValueError("the hand-written step is for the strided network")
+        self.network, self.dtype = network, dtype
+        self.mean_loss = reduction == "mean"
+        self._workspaces: dict[int, Workspace] = {}
+        self._spare: dict[int, list[Workspace]] = {}
+
+    def bind(self, vector: NDArray[np.floating[Any]]) -> list[Tensor]:
+        """Views of parameters or of a gradient `[size]`, as the other methods take them; made once a vector."""
+        leaves = networks.split(self.network, torch.from_numpy(vector))
+        return [leaf.flatten(1) if leaf.dim() == 4 else leaf for leaf in leaves]
+
+    def prepare(self, inputs: NDArray[np.generic], targets: NDArray[Any] | None = None) -> Images:
+        """Images `[n, side, side, channels]` of any real dtype with labels `[n]`, as patches."""
+        images = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.dtype)
+        before, after, out = same_padding(self.network.side, 2)
+        images = torch.nn.functional.pad(images, (0, 0, before, after, before, after))
+        count, channels = len(images), self.network.channels
+        of_image, line, pixel, _ = images.stride()
+        windows = images.as_strided(
+            (count, out, out, KERNEL, KERNEL * channels), (of_image, 2 * line, 2 * pixel, line, 1)
+        )
+        width = TAPS * channels + 1
+        patches = torch.ones(count, out * out, width, dtype=self.dtype)
+        strides = (out * out * width, out * width, width, KERNEL * channels, 1)
+        patches.as_strided(windows.shape, strides).copy_(windows)
+        one_hot = torch.zeros(count, self.network.outputs, dtype=self.dtype)
+        if targets is not None:
+            one_hot[torch.arange(count), torch.from_numpy(targets)] = 1
+        return Images(patches, torch.bmm(patches.transpose(1, 2), patches).flatten(1), one_hot)
+
+    @torch.no_grad()
+    def predict(self, leaves: list[Tensor], images: Images) -> Tensor:
+        """Logits `[n, outputs]`, normalized over all n images."""
+        return self._forward(leaves, images, self._workspace(images.size))
+
+    @torch.no_grad()
+    def gradient(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tensor:
+        """Overwrites `gradients` with those of the cross-entropy of `images`; returns the logits `[n, outputs]`."""
+        return self._gradient(leaves, images, gradients, self._workspace(images.size))
+
+    @torch.no_grad()
+    def record(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tape:
+        """As `gradient`, and keeps what `curvature` needs; the parameters must not change until then."""
+        spare = self._spare.setdefault(images.size, [])
+        work = spare.pop() if spare else Workspace(self.network, images.size, self.dtype)
+        self._gradient(leaves, images, gradients, work)
+        return Tape(leaves, images, work)
+
+    @torch.no_grad()
+    def curvature(self, tape: Tape, direction: list[Tensor], out: list[Tensor]) -> None:
+        """Overwrites `out` with the Hessian of a recorded loss times `direction`; the tape is used up."""
+        from quadriga.metalearn.conv_curvature import curvature
+
+        curvature(self, tape, direction, out)
+        self._spare[tape.images.size].append(tape.work)
+
+    def _gradient(self, leaves: list[Tensor], images: Images, gradients: list[Tensor], work: Workspace) -> Tensor:
+        logits = self._forward(leaves, images, work)
+        d_logits = torch.softmax(logits, 1).sub_(images.targets)
+        if self.mean_loss:
+            d_logits /= images.size
+        self._backward(leaves, images, work, d_logits, gradients)
+        return logits
+
+    def loss(self, logits: Tensor, images: Images) -> float:
+        """The cross-entropy that `gradient` differentiates."""
+        total = -float((torch.log_softmax(logits, 1) * images.targets).sum())
+        return total / images.size if self.mean_loss else total
+
+    def _workspace(self, batch: int) -> Workspace:
+        if batch not in self._workspaces:
+            self._workspaces[batch] = Workspace(self.network, batch, self.dtype)
+        return self._workspaces[batch]
+
+    def _forward(self, leaves: list[Tensor], images: Images, work: Workspace) -> Tensor:
+        weight, scale, shift = leaves[:3]
+        taps = weight.shape[1]
+        moments = images.moments.sum(0).view(taps + 1, taps + 1).div_(work.pixels)
+        means = moments[taps, :taps]
+        covariance = torch.addr(moments[:taps, :taps], means, means, alpha=-1)
+        weighted, mu = weight @ covariance, weight @ means
+        r = (weighted * weight).sum(1).add_(NORM_EPSILON).rsqrt_()
+        s = r * scale
+        folded = torch.cat([weight * s[:, None], torch.addcmul(shift, s, mu, value=-1)[:, None]], 1)
+        work.first = First(means, weighted, mu, r, s)
+        output = work.blocks[0].input
+        torch.clamp_min(product(images.patches.view(-1, taps + 1), folded.T).view(output.shape), 0, out=output)
+        work.saved = []
+        for index, block in enumerate(work.blocks, 1):
+            weight, scale, shift = leaves[3 * index : 3 * index + 3]
+            u = product(block.gather(), weight.T)
+            z, mu, r = torch.native_batch_norm(u, scale, shift, None, None, True, 0.0, NORM_EPSILON)
+            if index < BLOCKS - 1:
+                output = work.blocks[index].input
+                torch.clamp_min(z.view(output.shape), 0, out=output)
+            else:
+                output = z.clamp_min_(0).view(images.size, block.padding.out, block.padding.out, -1)
+            work.saved.append(Saved(u, output, mu, r))
+        work.features = output.view(images.size, -1)
+        return torch.addmm(leaves[-1], work.features, leaves[-2].T)
+
+    def _backward(
+        self, leaves: list[Tensor], images: Images, work: Workspace, d_logits: Tensor, gradients: list[Tensor]
+    ) -> None:
+        work.d_logits, work.slopes = d_logits, []
+        torch.mm(d_logits.T, work.features, out=gradients[-2])
+        torch.sum(d_logits, 0, out=gradients[-1])
+        d_output = torch.mm(d_logits, leaves[-2]).view(work.saved[-1].output.shape)
+        for index in range(BLOCKS - 1, 0, -1):
+            block, (u, output, mu, r) = work.blocks[index - 1], work.saved[index - 1]
+            weight, scale = leaves[3 * index : 3 * index + 2]
+            dz = threshold_backward(d_output, output, 0).reshape(u.shape)
+            du, d_scale, d_shift = native_batch_norm_backward(
+                dz, u, scale, None, None, mu, r, True, NORM_EPSILON, (True, True, True)
+            )
+            work.slopes.append((dz, du))
+            gradients[3 * index].copy_(product(du.T, block.columns))
+            gradients[3 * index + 1].copy_(d_scale)
+            gradients[3 * index + 2].copy_(d_shift)
+            d_output = block.scatter(product(du, weight))
+        threshold_backward(d_output, work.blocks[0].input, 0, grad_input=work.d_first)
+        weight, d_weight, d_scale, d_shift = leaves[0], *gradients[:3]
+        first, taps = work.first, weight.shape[1]
+        # `[10, n]` by `[n, 64]`: MKL takes three times as long for the transposed product.
+        sums = work.sums = torch.mm(images.patches.view(-1, taps + 1).T, work.d_first_matrix).T
+        with_patches = sums[:, :taps]
+        d_shift.copy_(sums[:, taps])
+        moment = (weight * with_patches).sum(1).addcmul_(first.mu, d_shift, value=-1)
+        torch.mul(moment, first.r, out=d_scale)
+        torch.addr(with_patches, d_shift, first.means, alpha=-1, out=d_weight)
+        d_weight.addcmul_(first.weighted, (d_scale * first.r)[:, None], value=-1).mul_(first.s[:, None])

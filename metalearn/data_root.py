@@ -1,0 +1,59 @@
+"""Where data sets lie, and files from the network that are checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from quadriga.platform.errors import UserError, one_line
+
+VARIABLE = "QUADRIGA_DATA"
+DEFAULT = "~/.cache/quadriga/data"
+TIMEOUT_S = 60.0
+CHUNK = 1 << 20
+
+
+def resolve(given: str | None) -> Path:
+    """The folder of all data sets: `given`, else that of `QUADRIGA_DATA`, else `~/.cache/quadriga/data`."""
+    return Path(given or os.environ.get(VARIABLE) or DEFAULT).expanduser().absolute()
+
+
+def md5(path: Path) -> str:
+    """The file's MD5 in hexadecimal, which is what publishers of old data sets give."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def verify(path: Path, expected_md5: str) -> None:
+    """Raises `UserError` if the file is not the one that was published."""
+    found = md5(path)
+    if found != expected_md5:
+        raise UserError(f"{path} is corrupt: its MD5 is {found}, expected {expected_md5}; delete it and fetch it again")
+
+
+def fetch(url: str, target: Path, expected_md5: str) -> None:
+    """Downloads `url` to `target` unless it is there already; the file appears when it is whole and right.
+
+    Raises:
+        UserError: no answer, no room, or other bytes than were published.
+    """
+    if target.exists():
+        verify(target, expected_md5)
+        return
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, partial.open("wb") as stream:
+            while chunk := answer.read(CHUNK):
+                stream.write(chunk)
+        verify(partial, expected_md5)
+        partial.replace(target)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot download {url} to {target}: {one_line(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
