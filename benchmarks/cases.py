@@ -130,14 +130,14 @@ CASES = (
     Case(
         name="defaults",
         group="omnisafe",
-        title="PPOLag on SafetyPointGoal1-v0, each with its own defaults (Quadriga: 8,000 steps, 10 passes of "
-        "minibatch 128; OmniSafe: 20,000 steps, 40 of 64), one thread",
+        title="CPPOPID on SafetyPointGoal1-v0, each with its own defaults (Quadriga: 8,000 steps, 20 passes of "
+        "minibatch 1,000; OmniSafe: 20,000 steps, 40 of 64), one thread",
         env="SafetyPointGoal1-v0",
         settings=None,
-        ours=Side("Quadriga ppo-lagrangian", "quadriga_run.py", "ppo-lagrangian", warmup=1, iterations=4),
+        ours=Side("Quadriga pid-lagrangian", "quadriga_run.py", "pid-lagrangian", warmup=1, iterations=4),
         peers=(
-            Side("OmniSafe PPOLag", "peers/omnisafe_run.py", "PPOLag", warmup=0, iterations=1, textures=True),
-            Side("OmniSafe PPOLag, textures stripped", "peers/omnisafe_run.py", "PPOLag", warmup=0, iterations=1),
+            Side("OmniSafe CPPOPID", "peers/omnisafe_run.py", "CPPOPID", warmup=0, iterations=1, textures=True),
+            Side("OmniSafe CPPOPID, textures stripped", "peers/omnisafe_run.py", "CPPOPID", warmup=0, iterations=1),
         ),
         rounds=2,
     ),

@@ -52,6 +52,8 @@ def main() -> None:
     """Measures and prints."""
     arguments = parse_arguments()
     cases = [case for case in CASES if arguments.only in (None, case.group)]
+    if arguments.case:
+        cases = [case for case in cases if case.name in arguments.case]
     if arguments.quick:
         cases = [case for case in cases if case.settings is not None]
     known = machine.describe()
@@ -80,6 +82,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Training speed of Quadriga beside RLlib's PPO and OmniSafe.")
     parser.add_argument("--only", choices=("rllib", "omnisafe"), help="one group of peers")
+    parser.add_argument("--case", choices=[case.name for case in CASES], action="append", help="these cases only")
     parser.add_argument("--rounds", type=int, help="rounds of every case (default: each case's own)")
     parser.add_argument("--iterations", type=int, help="measured iterations of every run (default: each one's own)")
     parser.add_argument("--quick", action="store_true", help="one round of one iteration, to see that everything runs")
