@@ -22,7 +22,7 @@ from torch import Tensor
 
 from quadriga.metalearn.conv_kernel import Block, First, threshold_backward
 from quadriga.metalearn.networks import BLOCKS
-from quadriga.metalearn.products import product
+from quadriga.metalearn.products import linear, product
 
 if TYPE_CHECKING:
     from quadriga.metalearn.conv_kernel import ConvKernel, Tape
@@ -47,7 +47,7 @@ def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list
     patches = images.patches.view(-1, taps + 1)
 
     # Forward.
-    covariance, means = _covariance(tape), first.means
+    covariance, means = first.covariance, first.means
     r_mu, r_weighted = d_weight @ means, d_weight @ covariance
     r_r = -(first.r**3) * (first.weighted * d_weight).sum(1)
     r_s = r_r * scale + first.r * d_scale
@@ -55,7 +55,7 @@ def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list
         [d_weight * first.s[:, None] + weight * r_s[:, None], (d_shift - r_s * first.mu - first.s * r_mu)[:, None]], 1
     )
     output = work.blocks[0].input
-    r_output = threshold_backward(product(patches, r_folded.T).view(output.shape), output, 0)
+    r_output = threshold_backward(linear(patches, r_folded).view(output.shape), output, 0)
     varied = []
     for index, block in enumerate(work.blocks, 1):
         varied.append(_forward(block, work.saved[index - 1], leaves, direction, index, r_output))
@@ -92,14 +92,7 @@ def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list
         r_d_output = block.scatter(r_d_columns)
     r_dz = threshold_backward(r_d_output, output, 0).reshape(-1, output.shape[-1])
     r_sums = torch.mm(patches.T, r_dz).T
-    _first_backward(tape, d_weight, First(means, r_weighted, r_mu, r_r, r_s), r_sums, out)
-
-
-def _covariance(tape: Tape) -> Tensor:
-    taps = tape.leaves[0].shape[1]
-    moments = tape.images.moments.sum(0).view(taps + 1, taps + 1) / tape.work.pixels
-    means = moments[taps, :taps]
-    return torch.addr(moments[:taps, :taps], means, means, alpha=-1)
+    _first_backward(tape, d_weight, First(covariance, means, r_weighted, r_mu, r_r, r_s), r_sums, out)
 
 
 def _forward(
@@ -110,7 +103,7 @@ def _forward(
     weight, scale = leaves[3 * index : 3 * index + 2]
     d_weight, d_scale, d_shift = direction[3 * index : 3 * index + 3]
     r_columns = block.columns_of(r_input)
-    r_u = product(r_columns, weight.T).add_(product(block.columns, d_weight.T))
+    r_u = linear(r_columns, weight).add_(linear(block.columns, d_weight))
     x = u - mu
     r_x = r_u.sub_(r_u.mean(0))
     r_r = -(r**3) * (x * r_x).mean(0)
