@@ -28,6 +28,22 @@ if TYPE_CHECKING:
     from quadriga.metalearn.conv_kernel import ConvKernel, Tape
 
 
+class _First(NamedTuple):
+    """`conv_kernel.First` as tensors."""
+
+    covariance: Tensor
+    means: Tensor
+    weighted: Tensor
+    mu: Tensor
+    r: Tensor
+    s: Tensor
+
+    @classmethod
+    def of(cls, first: First) -> _First:
+        """The same memory."""
+        return cls(*map(torch.from_numpy, first))
+
+
 class _Varied(NamedTuple):
     """Of a block after the first: `h` and derivatives of it and of `r`, and those of the columns and of the output."""
 
@@ -42,7 +58,7 @@ def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list
     """Overwrites `out` with the Hessian of the recorded loss times `direction`; all as `ConvKernel.bind` makes them."""
     leaves, images, work = tape
     d_weight, d_scale, d_shift = direction[:3]
-    first, weight, scale = work.first, leaves[0], leaves[1]
+    first, weight, scale = _First.of(work.first), leaves[0], leaves[1]
     taps = weight.shape[1]
     patches = images.patches.view(-1, taps + 1)
 
@@ -92,7 +108,8 @@ def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list
         r_d_output = block.scatter(r_d_columns)
     r_dz = threshold_backward(r_d_output, output, 0).reshape(-1, output.shape[-1])
     r_sums = torch.mm(patches.T, r_dz).T
-    _first_backward(tape, d_weight, First(covariance, means, r_weighted, r_mu, r_r, r_s), r_sums, out)
+    varied_first = _First(covariance, means, r_weighted, r_mu, r_r, r_s)
+    _first_backward(tape, d_weight, first, varied_first, r_sums, out)
 
 
 def _forward(
@@ -113,9 +130,11 @@ def _forward(
     return _Varied(h, r_h, r_r, r_columns, threshold_backward(r_z.view(output.shape), output, 0))
 
 
-def _first_backward(tape: Tape, d_weight: Tensor, varied: First, r_sums: Tensor, out: list[Tensor]) -> None:
+def _first_backward(
+    tape: Tape, d_weight: Tensor, first: _First, varied: _First, r_sums: Tensor, out: list[Tensor]
+) -> None:
     """The first block: `dw = s b` with `b = sums - sum(dz) m' - r dscale w C`, all of size `[64, 9]`."""
-    weight, first, sums = tape.leaves[0], tape.work.first, tape.work.sums
+    weight, sums = tape.leaves[0], tape.work.sums
     taps = weight.shape[1]
     plain, total = sums[:, :taps], sums[:, taps]
     r_plain, r_total = r_sums[:, :taps], r_sums[:, taps]

@@ -32,6 +32,7 @@ from quadriga.metalearn import networks
 from quadriga.metalearn.networks import BLOCKS, KERNEL, NORM_EPSILON, ConvNet, Padding, same_padding
 from quadriga.metalearn.products import linear, product
 
+Floats = NDArray[np.floating[Any]]
 TAPS = KERNEL * KERNEL
 threshold_backward = torch.ops.aten.threshold_backward
 native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
@@ -130,12 +131,12 @@ class Block:
 class First(NamedTuple):
     """Of the first block: `C` and means `m` of the patches, `w C`, mean of `u`, `r` and `s`."""
 
-    covariance: Tensor
-    means: Tensor
-    weighted: Tensor
-    mu: Tensor
-    r: Tensor
-    s: Tensor
+    covariance: Floats
+    means: Floats
+    weighted: Floats
+    mu: Floats
+    r: Floats
+    s: Floats
 
 
 class Saved(NamedTuple):
@@ -158,7 +159,8 @@ class Workspace:
         self.pixels = batch * sides[1] ** 2
         # Weights of the first block with the normalization in them, and its shift in the last column.
         self.folded = torch.empty(filters, TAPS * network.channels + 1, dtype=dtype)
-        self.folded_weight, self.folded_shift = self.folded[:, :-1], self.folded[:, -1]
+        folded = self.folded.numpy()
+        self.folded_weight, self.folded_shift = folded[:, :-1], folded[:, -1]
         self.first: First
         self.saved: list[Saved] = []
         self.features: Tensor
@@ -265,17 +267,8 @@ class ConvKernel:
         return self._workspaces[batch]
 
     def _forward(self, leaves: list[Tensor], images: Images, work: Workspace) -> Tensor:
-        weight, scale, shift = leaves[:3]
-        taps = weight.shape[1]
-        moments = images.moments.sum(0).view(taps + 1, taps + 1).div_(work.pixels)
-        means = moments[taps, :taps]
-        covariance = moments[:taps, :taps].addr_(means, means, alpha=-1)
-        weighted, mu = torch.mm(weight, covariance), torch.mv(weight, means)
-        r = (weighted * weight).sum(1).add_(NORM_EPSILON).rsqrt_()
-        s = r * scale
-        torch.mul(weight, s[:, None], out=work.folded_weight)
-        torch.addcmul(shift, s, mu, value=-1, out=work.folded_shift)
-        work.first = First(covariance, means, weighted, mu, r, s)
+        taps = leaves[0].shape[1]
+        _fold(leaves, images, work)
         output = work.blocks[0].input
         torch.clamp_min(linear(images.patches.view(-1, taps + 1), work.folded).view(output.shape), 0, out=output)
         work.saved = []
@@ -312,13 +305,41 @@ class ConvKernel:
             gradients[3 * index + 2].copy_(d_shift)
             d_output = block.scatter(product(du, weight))
         threshold_backward(d_output, work.blocks[0].input, 0, grad_input=work.d_first)
-        weight, d_weight, d_scale, d_shift = leaves[0], *gradients[:3]
-        first, taps = work.first, weight.shape[1]
         # `[10, n]` by `[n, 64]`: MKL takes three times as long for the transposed product.
-        sums = work.sums = torch.mm(images.patches.view(-1, taps + 1).T, work.d_first_matrix).T
-        with_patches = sums[:, :taps]
-        d_shift.copy_(sums[:, taps])
-        moment = (weight * with_patches).sum(1).addcmul_(first.mu, d_shift, value=-1)
-        torch.mul(moment, first.r, out=d_scale)
-        torch.addr(with_patches, d_shift, first.means, alpha=-1, out=d_weight)
-        d_weight.addcmul_(first.weighted, (d_scale * first.r)[:, None], value=-1).mul_(first.s[:, None])
+        work.sums = torch.mm(images.patches.view(-1, leaves[0].shape[1] + 1).T, work.d_first_matrix).T
+        _first_backward(leaves[0], work, gradients)
+
+
+# NumPy's operations on a few hundred numbers take a fraction of the time of PyTorch's.
+def _fold(leaves: list[Tensor], images: Images, work: Workspace) -> None:
+    """Sets `work.folded` and `work.first`."""
+    weight, scale, shift = (leaf.numpy() for leaf in leaves[:3])
+    taps = weight.shape[1]
+    moments = np.add.reduce(images.moments.numpy(), 0)
+    moments /= work.pixels
+    moments = moments.reshape(taps + 1, taps + 1)
+    means = moments[taps, :taps]
+    covariance = moments[:taps, :taps] - means[:, None] * means
+    weighted, mu = weight @ covariance, weight @ means
+    variance = np.add.reduce(weighted * weight, 1)
+    variance += NORM_EPSILON
+    r = np.reciprocal(np.sqrt(variance, out=variance), out=variance)
+    s = r * scale
+    np.multiply(weight, s[:, None], out=work.folded_weight)
+    np.subtract(shift, s * mu, out=work.folded_shift)
+    work.first = First(covariance, means, weighted, mu, r, s)
+
+
+def _first_backward(leaf: Tensor, work: Workspace, gradients: list[Tensor]) -> None:
+    """The first block's gradients from `work.sums`."""
+    weight, first, sums = leaf.numpy(), work.first, work.sums.numpy()
+    d_weight, d_scale, d_shift = (gradient.numpy() for gradient in gradients[:3])
+    taps = weight.shape[1]
+    with_patches, total = sums[:, :taps], sums[:, taps]
+    d_shift[:] = total
+    moment = np.add.reduce(weight * with_patches, 1)
+    moment -= first.mu * total
+    np.multiply(moment, first.r, out=d_scale)
+    np.subtract(with_patches, total[:, None] * first.means, out=d_weight)
+    d_weight -= (d_scale * first.r)[:, None] * first.weighted
+    d_weight *= first.s[:, None]
