@@ -22,10 +22,26 @@ from torch import Tensor
 
 from quadriga.metalearn.conv_kernel import Block, First, threshold_backward
 from quadriga.metalearn.networks import BLOCKS
-from quadriga.metalearn.products import product
+from quadriga.metalearn.products import linear, product
 
 if TYPE_CHECKING:
     from quadriga.metalearn.conv_kernel import ConvKernel, Tape
+
+
+class _First(NamedTuple):
+    """`conv_kernel.First` as tensors."""
+
+    covariance: Tensor
+    means: Tensor
+    weighted: Tensor
+    mu: Tensor
+    r: Tensor
+    s: Tensor
+
+    @classmethod
+    def of(cls, first: First) -> _First:
+        """The same memory."""
+        return cls(*map(torch.from_numpy, first))
 
 
 class _Varied(NamedTuple):
@@ -42,12 +58,12 @@ def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list
     """Overwrites `out` with the Hessian of the recorded loss times `direction`; all as `ConvKernel.bind` makes them."""
     leaves, images, work = tape
     d_weight, d_scale, d_shift = direction[:3]
-    first, weight, scale = work.first, leaves[0], leaves[1]
+    first, weight, scale = _First.of(work.first), leaves[0], leaves[1]
     taps = weight.shape[1]
     patches = images.patches.view(-1, taps + 1)
 
     # Forward.
-    covariance, means = _covariance(tape), first.means
+    covariance, means = first.covariance, first.means
     r_mu, r_weighted = d_weight @ means, d_weight @ covariance
     r_r = -(first.r**3) * (first.weighted * d_weight).sum(1)
     r_s = r_r * scale + first.r * d_scale
@@ -55,7 +71,7 @@ def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list
         [d_weight * first.s[:, None] + weight * r_s[:, None], (d_shift - r_s * first.mu - first.s * r_mu)[:, None]], 1
     )
     output = work.blocks[0].input
-    r_output = threshold_backward(product(patches, r_folded.T).view(output.shape), output, 0)
+    r_output = threshold_backward(linear(patches, r_folded).view(output.shape), output, 0)
     varied = []
     for index, block in enumerate(work.blocks, 1):
         varied.append(_forward(block, work.saved[index - 1], leaves, direction, index, r_output))
@@ -92,14 +108,8 @@ def curvature(kernel: ConvKernel, tape: Tape, direction: list[Tensor], out: list
         r_d_output = block.scatter(r_d_columns)
     r_dz = threshold_backward(r_d_output, output, 0).reshape(-1, output.shape[-1])
     r_sums = torch.mm(patches.T, r_dz).T
-    _first_backward(tape, d_weight, First(means, r_weighted, r_mu, r_r, r_s), r_sums, out)
-
-
-def _covariance(tape: Tape) -> Tensor:
-    taps = tape.leaves[0].shape[1]
-    moments = tape.images.moments.sum(0).view(taps + 1, taps + 1) / tape.work.pixels
-    means = moments[taps, :taps]
-    return torch.addr(moments[:taps, :taps], means, means, alpha=-1)
+    varied_first = _First(covariance, means, r_weighted, r_mu, r_r, r_s)
+    _first_backward(tape, d_weight, first, varied_first, r_sums, out)
 
 
 def _forward(
@@ -110,7 +120,7 @@ def _forward(
     weight, scale = leaves[3 * index : 3 * index + 2]
     d_weight, d_scale, d_shift = direction[3 * index : 3 * index + 3]
     r_columns = block.columns_of(r_input)
-    r_u = product(r_columns, weight.T).add_(product(block.columns, d_weight.T))
+    r_u = linear(r_columns, weight).add_(linear(block.columns, d_weight))
     x = u - mu
     r_x = r_u.sub_(r_u.mean(0))
     r_r = -(r**3) * (x * r_x).mean(0)
@@ -120,9 +130,11 @@ def _forward(
     return _Varied(h, r_h, r_r, r_columns, threshold_backward(r_z.view(output.shape), output, 0))
 
 
-def _first_backward(tape: Tape, d_weight: Tensor, varied: First, r_sums: Tensor, out: list[Tensor]) -> None:
+def _first_backward(
+    tape: Tape, d_weight: Tensor, first: _First, varied: _First, r_sums: Tensor, out: list[Tensor]
+) -> None:
     """The first block: `dw = s b` with `b = sums - sum(dz) m' - r dscale w C`, all of size `[64, 9]`."""
-    weight, first, sums = tape.leaves[0], tape.work.first, tape.work.sums
+    weight, sums = tape.leaves[0], tape.work.sums
     taps = weight.shape[1]
     plain, total = sums[:, :taps], sums[:, taps]
     r_plain, r_total = r_sums[:, :taps], r_sums[:, taps]

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from quadriga.metalearn import networks
 from quadriga.metalearn.networks import BLOCKS, KERNEL, NORM_EPSILON, ConvNet, Padding, same_padding
-from quadriga.metalearn.products import product
+from quadriga.metalearn.products import linear, product
 
+Floats = NDArray[np.floating[Any]]
 TAPS = KERNEL * KERNEL
 threshold_backward = torch.ops.aten.threshold_backward
 native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
@@ -79,9 +80,7 @@ class Block:
         self._columns = self.columns.view(self.windows.shape)
         self._scattered = torch.empty(batch, 2 * out, 2 * out, filters, dtype=dtype)
         self.d_input = self._scattered[:, before : before + side, before : before + side]
-        self._pairs = self._scattered.view(batch, out, 2, out, 2 * filters)
-        self._shape = (batch, out, out, KERNEL, KERNEL, filters)
-        self._filters = filters
+        self._scattering = self._scatter_views(batch, out, filters)
 
     def gather(self) -> Tensor:
         """im2col: `[pixels, 9 filters]` of what is in `input`."""
@@ -95,30 +94,49 @@ class Block:
         padded[:, before : before + side, before : before + side].copy_(values.view(self.input.shape))
         return padded.as_strided(self.windows.shape, self.windows.stride()).reshape(self.pixels, -1)
 
+    def _scatter_views(self, batch: int, out: int, filters: int) -> list[tuple[Tensor, list[int], list[int], int]]:
+        """Of each addition in `scatter`: where to, and sizes, strides and offset in the columns.
+
+        The views are made here because slicing costs more than adding where images are small.
+        """
+        pairs = self._scattered.view(batch, out, 2, out, 2 * filters)
+        pixel, tap_line = TAPS * filters, KERNEL * filters
+        line = out * pixel
+        outer, inner = [out * line, line], [pixel, 1]
+        return [
+            (pairs, [batch, out, 2, out, 2 * filters], [*outer, tap_line, *inner], 0),
+            (pairs[:, :, :, 1:, :filters], [batch, out, 2, out - 1, filters], [*outer, tap_line, *inner], 2 * filters),
+            (pairs[:, 1:, 0], [batch, out - 1, out, 2 * filters], [*outer, *inner], 2 * tap_line),
+            (
+                pairs[:, 1:, 0, 1:, :filters],
+                [batch, out - 1, out - 1, filters],
+                [*outer, *inner],
+                2 * tap_line + 2 * filters,
+            ),
+        ]
+
     def scatter(self, d_columns: Tensor) -> Tensor:
-        """Its transpose: the gradient of `input` from that of the columns.
+        """Its transpose: the gradient of `input` from that of the columns, a contiguous matrix in memory of its own.
 
         Pixel (2i + p, 2j + q) lies in the window (i, j) at (p, q); where p or q is 0 it is also
         the last of the window before.
         """
-        taps = d_columns.view(self._shape)
-        lines = d_columns.view(*self._shape[:4], KERNEL * self._filters)
-        pairs, filters = self._pairs, self._filters
-        pairs.copy_(lines[:, :, :, :2, : 2 * filters].transpose(2, 3))
-        pairs[:, :, :, 1:, :filters].add_(taps[:, :, :-1, :2, 2].transpose(2, 3))
-        pairs[:, 1:, 0].add_(lines[:, :-1, :, 2, : 2 * filters])
-        pairs[:, 1:, 0, 1:, :filters].add_(taps[:, :-1, :-1, 2, 2])
+        first, *others = self._scattering
+        first[0].copy_(d_columns.as_strided(*first[1:]))
+        for target, sizes, strides, offset in others:
+            target.add_(d_columns.as_strided(sizes, strides, offset))
         return self.d_input
 
 
 class First(NamedTuple):
-    """Of the first block: batch means `m` of the patches, `w C`, mean of `u`, `r` and `s`."""
+    """Of the first block: `C` and means `m` of the patches, `w C`, mean of `u`, `r` and `s`."""
 
-    means: Tensor
-    weighted: Tensor
-    mu: Tensor
-    r: Tensor
-    s: Tensor
+    covariance: Floats
+    means: Floats
+    weighted: Floats
+    mu: Floats
+    r: Floats
+    s: Floats
 
 
 class Saved(NamedTuple):
@@ -139,6 +157,10 @@ class Workspace:
         self.d_first = torch.empty(batch, sides[1], sides[1], filters, dtype=dtype)
         self.d_first_matrix = self.d_first.view(-1, filters)
         self.pixels = batch * sides[1] ** 2
+        # Weights of the first block with the normalization in them, and its shift in the last column.
+        self.folded = torch.empty(filters, TAPS * network.channels + 1, dtype=dtype)
+        folded = self.folded.numpy()
+        self.folded_weight, self.folded_shift = folded[:, :-1], folded[:, -1]
         self.first: First
         self.saved: list[Saved] = []
         self.features: Tensor
@@ -245,22 +267,14 @@ class ConvKernel:
         return self._workspaces[batch]
 
     def _forward(self, leaves: list[Tensor], images: Images, work: Workspace) -> Tensor:
-        weight, scale, shift = leaves[:3]
-        taps = weight.shape[1]
-        moments = images.moments.sum(0).view(taps + 1, taps + 1).div_(work.pixels)
-        means = moments[taps, :taps]
-        covariance = torch.addr(moments[:taps, :taps], means, means, alpha=-1)
-        weighted, mu = weight @ covariance, weight @ means
-        r = (weighted * weight).sum(1).add_(NORM_EPSILON).rsqrt_()
-        s = r * scale
-        folded = torch.cat([weight * s[:, None], torch.addcmul(shift, s, mu, value=-1)[:, None]], 1)
-        work.first = First(means, weighted, mu, r, s)
+        taps = leaves[0].shape[1]
+        _fold(leaves, images, work)
         output = work.blocks[0].input
-        torch.clamp_min(product(images.patches.view(-1, taps + 1), folded.T).view(output.shape), 0, out=output)
+        torch.clamp_min(linear(images.patches.view(-1, taps + 1), work.folded).view(output.shape), 0, out=output)
         work.saved = []
         for index, block in enumerate(work.blocks, 1):
             weight, scale, shift = leaves[3 * index : 3 * index + 3]
-            u = product(block.gather(), weight.T)
+            u = linear(block.gather(), weight)
             z, mu, r = torch.native_batch_norm(u, scale, shift, None, None, True, 0.0, NORM_EPSILON)
             if index < BLOCKS - 1:
                 output = work.blocks[index].input
@@ -291,13 +305,41 @@ class ConvKernel:
             gradients[3 * index + 2].copy_(d_shift)
             d_output = block.scatter(product(du, weight))
         threshold_backward(d_output, work.blocks[0].input, 0, grad_input=work.d_first)
-        weight, d_weight, d_scale, d_shift = leaves[0], *gradients[:3]
-        first, taps = work.first, weight.shape[1]
         # `[10, n]` by `[n, 64]`: MKL takes three times as long for the transposed product.
-        sums = work.sums = torch.mm(images.patches.view(-1, taps + 1).T, work.d_first_matrix).T
-        with_patches = sums[:, :taps]
-        d_shift.copy_(sums[:, taps])
-        moment = (weight * with_patches).sum(1).addcmul_(first.mu, d_shift, value=-1)
-        torch.mul(moment, first.r, out=d_scale)
-        torch.addr(with_patches, d_shift, first.means, alpha=-1, out=d_weight)
-        d_weight.addcmul_(first.weighted, (d_scale * first.r)[:, None], value=-1).mul_(first.s[:, None])
+        work.sums = torch.mm(images.patches.view(-1, leaves[0].shape[1] + 1).T, work.d_first_matrix).T
+        _first_backward(leaves[0], work, gradients)
+
+
+# NumPy's operations on a few hundred numbers take a fraction of the time of PyTorch's.
+def _fold(leaves: list[Tensor], images: Images, work: Workspace) -> None:
+    """Sets `work.folded` and `work.first`."""
+    weight, scale, shift = (leaf.numpy() for leaf in leaves[:3])
+    taps = weight.shape[1]
+    moments = np.add.reduce(images.moments.numpy(), 0)
+    moments /= work.pixels
+    moments = moments.reshape(taps + 1, taps + 1)
+    means = moments[taps, :taps]
+    covariance = moments[:taps, :taps] - means[:, None] * means
+    weighted, mu = weight @ covariance, weight @ means
+    variance = np.add.reduce(weighted * weight, 1)
+    variance += NORM_EPSILON
+    r = np.reciprocal(np.sqrt(variance, out=variance), out=variance)
+    s = r * scale
+    np.multiply(weight, s[:, None], out=work.folded_weight)
+    np.subtract(shift, s * mu, out=work.folded_shift)
+    work.first = First(covariance, means, weighted, mu, r, s)
+
+
+def _first_backward(leaf: Tensor, work: Workspace, gradients: list[Tensor]) -> None:
+    """The first block's gradients from `work.sums`."""
+    weight, first, sums = leaf.numpy(), work.first, work.sums.numpy()
+    d_weight, d_scale, d_shift = (gradient.numpy() for gradient in gradients[:3])
+    taps = weight.shape[1]
+    with_patches, total = sums[:, :taps], sums[:, taps]
+    d_shift[:] = total
+    moment = np.add.reduce(weight * with_patches, 1)
+    moment -= first.mu * total
+    np.multiply(moment, first.r, out=d_scale)
+    np.subtract(with_patches, total[:, None] * first.means, out=d_weight)
+    d_weight -= (d_scale * first.r)[:, None] * first.weighted
+    d_weight *= first.s[:, None]

@@ -14,15 +14,16 @@ from torch import Tensor
 
 
 def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """`a @ b` by oneDNN, or `None` where it does not work."""
+    """`a @ b.T` by oneDNN, or `None` where it does not work."""
     try:
-        operation = torch.ops.mkldnn._linear_pointwise
+        operation = torch.ops.mkldnn._linear_pointwise.default
 
         def multiply(a: Tensor, b: Tensor) -> Tensor:
-            return operation(a, b.T, None, "none", [], "")
+            result: Tensor = operation(a, b, None, "none", [], "")
+            return result
 
-        a, b = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(3, 4)
-        works = torch.backends.mkldnn.is_available() and torch.allclose(multiply(a, b), a @ b)
+        a, b = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
+        works = torch.backends.mkldnn.is_available() and torch.allclose(multiply(a, b), a @ b.T)
     except (AttributeError, RuntimeError, NotImplementedError):
         return None
     return multiply if works else None
@@ -32,8 +33,13 @@ with torch.no_grad():
     _MULTIPLY = _onednn()
 
 
+def linear(a: Tensor, weight: Tensor) -> Tensor:
+    """`a` `[m, k]` times the transpose of `weight` `[n, k]`, as `product`."""
+    if _MULTIPLY is None or a.dtype != torch.float32:
+        return torch.mm(a, weight.T)
+    return _MULTIPLY(a, weight)
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """`a` `[m, k]` times `b` `[k, n]` on the CPU; either may be a transposed view. Not differentiable."""
-    if _MULTIPLY is None or a.dtype != torch.float32:
-        return torch.mm(a, b)
-    return _MULTIPLY(a, b)
+    return linear(a, b.T)
