@@ -64,7 +64,7 @@ def check_here(channel: int, program: str) -> None:
 
 def report(kind: str, detail: str = "") -> bytes:
     """A verdict as it goes to the zygote, which does not look into the detail."""
-    return f"{kind}\n{detail}".encode("utf-8", "surrogatepass")
+    return f"{kind}\n{detail}".encode("utf-8", "backslashreplace")
 
 
 def describe(error: BaseException) -> list[Any]:

@@ -221,7 +221,7 @@ class Zygote:
         token, kind, seconds, cpu_s = json.loads(head)
         if kind not in KINDS:
             raise ZygoteDied
-        return token, Verdict(kind, printable(detail.decode("utf-8", "surrogatepass")), round(seconds, 6), round(cpu_s, 6))
+        return token, Verdict(kind, printable(detail.decode("utf-8", "replace")), round(seconds, 6), round(cpu_s, 6))
 
     def close(self) -> None:
         """Ends the zygote and everything inside. May be called twice."""

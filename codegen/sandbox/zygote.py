@@ -138,7 +138,7 @@ class Zygote:
         kind = self._report[: max(end, 0)].decode("ascii", "replace")
         if helper is None and kind not in ("passed", "failed", "oom"):  # `inproc`: what the sample says of itself
             return "failed", "no verdict"
-        return kind, memoryview(self._report)[end + 1 : length]
+        return kind, memoryview(self._report)[end + 1 : length] if kind != "passed" else ""
 
     def _end(self, child: int, *, wait: bool) -> tuple[bool, int, Any]:
         """Ends the sample; with `wait` it has closed its channel, so its own end is given a moment.

@@ -4,21 +4,18 @@ import dataclasses
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
+from ordinary_user import USER, run_as_ordinary_user
 from sandboxes import make
 
 from quadriga.codegen.problems import Problem
 from quadriga.codegen.sandbox import supervisor
 from quadriga.codegen.sandbox.limits import Limits, printable
 from quadriga.codegen.sandbox.supervisor import Sandbox, plans
-from quadriga.platform import errors
 from quadriga.platform.errors import UserError
 
 NOT_DATA = "(the solution returned a builtin_function_or_method, which is not plain data)"
@@ -243,32 +240,11 @@ def test_root_gives_its_rights_away(sandbox):
 
 @pytest.mark.parametrize("tier", ["namespaces", "landlock"])
 def test_works_for_an_ordinary_user(tier):
-    if os.geteuid() != 0:
-        pytest.skip("this is one")
-    public = [python for python in supervisor._system_pythons() if supervisor._is_public(python)]
-    if not public:
-        pytest.skip("no Python that an ordinary user may run")
     make(tier).close()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        package = Path(folder) / "quadriga"
-        shutil.copytree(Path(supervisor.__file__).parents[1], package / "codegen")
-        (package / "platform").mkdir()
-        shutil.copy(errors.__file__, package / "platform")
-        done = subprocess.run(
-            [public[0], "-c", ORDINARY, tier],
-            env={"PYTHONPATH": folder},
-            cwd="/",
-            user=65534,
-            group=65534,
-            extra_groups=[],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    done = run_as_ordinary_user(ORDINARY, tier)
     assert done.returncode == 0, done.stderr
     user, kinds = json.loads(done.stdout)
-    assert user == 65534
+    assert user == USER
     assert set(kinds[::2]) == {"passed"} and set(kinds[1::2]) == {"failed"}
 
 
