@@ -105,9 +105,7 @@ class Zygote:
             detail = f"more than {job['wall_s']:g} s"
         return kind, detail, began, usage
 
-    def _wait(
-        self, helper: socket.socket | None, ours: socket.socket, deadline: float
-    ) -> tuple[str, str | memoryview]:
+    def _wait(self, helper: socket.socket | None, ours: socket.socket, deadline: float) -> tuple[str, str | memoryview]:
         """Verdict and detail; or `gone`, `timeout` or `checker died`, without one."""
         source = ours if helper is None else helper
         poller = select.poll()

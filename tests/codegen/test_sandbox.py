@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from ordinary_user import USER, run_as_ordinary_user
@@ -160,6 +161,36 @@ def test_details_hold_nothing_that_a_terminal_obeys(sandbox, doubling):
     detail = sandbox.run(doubling, "    raise ValueError('\\x1b[2J\\r\\n\\ud800\\u202e' + 'x' * 10**6)\n").detail
     assert detail.isprintable() and len(detail) <= 400 and detail.startswith("ValueError: \\x1b[2J\\r\\n\\ud800\\u202e")
     assert printable("a" * 500).endswith("...")
+
+
+def test_a_solution_that_ends_iteration_ends_no_loop_of_the_tests(sandbox):
+    problem = Problem("Test/5", "def f(x):\n", "f", "", "", "assert all(map(lambda x: f(x) == x, [1, 2]))")
+    verdict = sandbox.run(problem, "    raise StopIteration\n")
+    assert (verdict.kind, verdict.detail) == ("failed", "StopIteration")
+
+
+def test_tests_that_call_the_solution_while_they_are_defined_blame_it(sandbox):
+    problem = Problem("Test/6", "def f():\n", "f", "", "LENGTH = len(f())", "assert LENGTH == 0")
+    verdict = sandbox.run(problem, "    return 3\n")
+    assert (verdict.kind, verdict.detail) == ("failed", "TypeError: object of type 'int' has no len()")
+    assert sandbox.run(problem, "    return []\n").passed
+
+
+def test_a_sample_that_closes_its_channel_has_crashed(sandbox, doubling):
+    verdict = sandbox.run(doubling, "    import os\n    os.closerange(0, 99)\n    while True: pass\n")
+    assert (verdict.kind, verdict.detail) == ("crashed", "closed its channel before its tests had ended")
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"passed", b"gone\n", b"infrastructure_error\n", b"failed\n\xff\n\x1b", b"x" * 9**5]
+)
+def test_inproc_takes_no_word_but_a_verdict(doubling, said):
+    with make(mode="inproc") as sandbox:
+        verdict = sandbox.run(
+            doubling, f"    import os\n    os.write(3, {said[:40]!r} * {1 + len(said) // 41})\n    os._exit(0)\n"
+        )
+        assert verdict.kind in ("failed", "crashed") and verdict.detail.isprintable()
+        assert sandbox.run(doubling, doubling.canonical).passed
 
 
 def test_a_killed_zygote_is_replaced_and_its_samples_are_judged(doubling):
