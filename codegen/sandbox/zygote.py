@@ -49,6 +49,7 @@ class Zygote:
         self._limit: int = settings["output_bytes"]
         self._checkers: collections.OrderedDict[str, tuple[int, socket.socket]] = collections.OrderedDict()
         machine = os.uname().machine
+        self._process = os.getpid()
         self._report = bytearray(LONGEST_REPORT)
         self._filters: dict[bool, seccomp.Filter] = {}
         if settings["tier"] != "none" and machine in seccomp.MACHINES:
@@ -201,6 +202,8 @@ class Zygote:
         os.closerange(CHANNEL + 1, confinement.DESCRIPTORS)
         if self._settings["tier"] != "namespaces":
             system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != self._process:
+                os._exit(0)  # the zygote ended before it was asked for
         else:
             os.chdir(namespaces.SCRATCH if not trusted else "/")
         if cpu_s is not None:
