@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_samples(path: Path, tasks: Iterable[str]) -> Iterator[Sample]:
                 if line.strip():
                     yield parse_sample(line, index, f"{path}, line {number}", known)
                     index += 1
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 

@@ -135,6 +135,9 @@ def enter(found: Library, source: str, scratch: str) -> None:
     for device in DEVICES:
         os.close(os.open(root + device, os.O_CREAT | os.O_WRONLY, 0o644))
         system.mount(device, root + device, flags=system.MS_BIND)
+        # Read-only: they can be written to, but not have their modes or times changed by an owner.
+        flags = system.MS_REMOUNT | system.MS_BIND | system.MS_RDONLY | system.MS_NOSUID | system.MS_NOEXEC
+        system.mount("none", root + device, flags=flags | system.kept_flags(device))
     os.makedirs(root + SCRATCH)
     mount_scratch(scratch, root)
     os.mkdir(f"{root}/old")

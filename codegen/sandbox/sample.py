@@ -10,35 +10,36 @@ The process ends with `os._exit` or by the zygote's hand: nothing runs at its te
 from __future__ import annotations
 
 import os
-import random
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from quadriga.codegen.sandbox import wire
 
 MESSAGE = 300
 FILE = "<solution>"
+READY, PASSED = wire.pack(["ready"]), b"passed\n"
 
 
-def serve(channel: int, job: Mapping[str, Any], limit: int) -> None:
+def serve(channel: int, program: str, names: Sequence[str], limit: int) -> None:
     """Runs the solution, says that it is ready, and answers calls until the channel closes.
 
     Args:
         channel: descriptor of a stream to the checker.
-        job: `program`, its source; `names`, the functions that may be called.
+        program: its source.
+        names: the functions that may be called.
         limit: bytes of an answer.
     """
     try:
-        module = _load(job["program"])
-        functions = {name: getattr(module, name) for name in job["names"] if hasattr(module, name)}
-        missing = [name for name in job["names"] if name not in functions]
-        answer = ["x", f"NameError: name {missing[0]!r} is not defined"] if missing else ["ready"]
+        module = _load(program)
+        functions = {name: getattr(module, name) for name in names if hasattr(module, name)}
+        missing = [name for name in names if name not in functions]
+        first = wire.pack(["x", f"NameError: name {missing[0]!r} is not defined"]) if missing else READY
     except BaseException as error:
-        answer = describe(error)
-    wire.send(channel, wire.pack(answer))
-    while answer == ["ready"]:
+        first = wire.pack(describe(error))
+    wire.send(channel, first)
+    while first is READY:
         name, args, kwargs = wire.decode(wire.unpack(wire.receive(channel, 1 << 30)))
         try:
             frame = wire.pack(["v", wire.encode(functions[name](*args, **kwargs))])
@@ -49,14 +50,21 @@ def serve(channel: int, job: Mapping[str, Any], limit: int) -> None:
         wire.send(channel, frame)
 
 
-def check_here(channel: int, job: Mapping[str, Any]) -> None:
+def check_here(channel: int, program: str) -> None:
     """`inproc`: runs solution and tests as one program in one namespace, and reports the verdict."""
-    verdict: list[Any] = ["passed"]
+    verdict = PASSED
     try:
-        _load(job["program"])
+        _load(program)
     except BaseException as error:
-        verdict = describe(error)
-    wire.send(channel, wire.pack(verdict))
+        _, name, _, message = describe(error)
+        kind = "oom" if isinstance(error, MemoryError) else "failed"
+        verdict = report(kind, f"{name}: {message}".removesuffix(": "))
+    os.write(channel, verdict)
+
+
+def report(kind: str, detail: str = "") -> bytes:
+    """A verdict as it goes to the zygote, which does not look into the detail."""
+    return f"{kind}\n{detail}".encode("utf-8", "backslashreplace")
 
 
 def describe(error: BaseException) -> list[Any]:
@@ -70,17 +78,12 @@ def describe(error: BaseException) -> list[Any]:
 
 
 def _load(program: str) -> types.ModuleType:
-    random.seed(0)
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     exec(compile(program, FILE, "exec", dont_inherit=True), module.__dict__)
     return module
 
 
-def read_job(descriptor: int) -> Any:
-    """What a job's file holds; closes it."""
-    parts = []
-    while part := os.read(descriptor, 1 << 20):
-        parts.append(part)
-    os.close(descriptor)
-    return wire.unpack(b"".join(parts))
+def read_file(descriptor: int, size: int) -> str:
+    """The text in a file of `size` bytes, from its start."""
+    return os.pread(descriptor, size, 0).decode("utf-8", "surrogatepass")

@@ -26,6 +26,8 @@ NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 X32 = 0x40000000
 PR_SET_SECCOMP, MODE_FILTER = 22, 2
 PR_SET_NAME, PR_GET_NAME = 15, 16
+# Copies, flags and locks. Others name a process that the kernel then sends a signal of choice to (F_SETOWN, F_SETSIG).
+FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)
 CLONE_THREAD = 0x00010000
 TERMINAL_QUESTIONS = (0x5401, 0x5413, 0x5421, 0x541B, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONBIO, FIONREAD, FIO*CLEX
 
@@ -42,7 +44,7 @@ ALWAYS: dict[str, tuple[int | None, int | None]] = {
     "msync": (26, 227), "mincore": (27, 232), "madvise": (28, 233), "dup": (32, 23), "dup2": (33, None),
     "pause": (34, None), "nanosleep": (35, 101), "getitimer": (36, 102), "alarm": (37, None), "setitimer": (38, 103),
     "getpid": (39, 172), "sendfile": (40, 71), "exit": (60, 93), "wait4": (61, 260), "uname": (63, 160),
-    "fcntl": (72, 25), "flock": (73, 32), "fsync": (74, 82), "fdatasync": (75, 83), "ftruncate": (77, 46),
+    "flock": (73, 32), "fsync": (74, 82), "fdatasync": (75, 83), "ftruncate": (77, 46),
     "getdents": (78, None), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "readlink": (89, None),
     "umask": (95, 166), "gettimeofday": (96, 169), "getrlimit": (97, 163), "getrusage": (98, 165),
     "sysinfo": (99, 179), "times": (100, 153), "getuid": (102, 174), "getgid": (104, 176), "geteuid": (107, 175),
@@ -86,6 +88,7 @@ ZYGOTE: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 
 CLONE, CLONE3, IOCTL, PRCTL, PRLIMIT = (56, 220), (435, 435), (16, 29), (157, 167), (302, 261)
+FCNTL = (72, 25)
 
 
 def build(machine: str, *, private_files: bool, checker: bool = False) -> bytes:
@@ -131,6 +134,7 @@ def _conditional(column: int) -> dict[int, list[Instruction]]:
     return {
         CLONE[column]: [_load(ARGUMENTS), (JSET, 0, 1, CLONE_THREAD), _give(ALLOW), *_REFUSED],
         CLONE3[column]: [_give(ERRNO | errno.ENOSYS)],  # glibc then falls back to clone
+        FCNTL[column]: _one_of(1, FCNTL_COMMANDS, ERRNO | errno.EPERM),
         IOCTL[column]: _one_of(1, TERMINAL_QUESTIONS, ERRNO | errno.ENOTTY),
         PRCTL[column]: _one_of(0, (PR_SET_NAME, PR_GET_NAME), ERRNO | errno.EPERM),
         PRLIMIT[column]: _asks_own_limits(_REFUSED),
@@ -148,17 +152,25 @@ def _program(machine: str, verdicts: dict[int, list[Instruction]], otherwise: li
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in head + _search(steps))
 
 
-def install(program: bytes) -> None:
-    """Puts the filter on this process for good; `no_new_privs` must be set.
+class Filter:
+    """A filter's program, laid out in memory so that a fresh process has one call to make."""
 
-    Raises:
-        OSError: the kernel refuses.
-    """
-    buffer = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
-    if _PRCTL(PR_SET_SECCOMP, MODE_FILTER, ctypes.c_char_p(header), None, None):
-        code = ctypes.get_errno()
-        raise OSError(code, f"seccomp: {os.strerror(code)}")
+    def __init__(self, program: bytes) -> None:
+        self._program = ctypes.create_string_buffer(program, len(program))
+        self._header = ctypes.create_string_buffer(
+            struct.pack("@HP", len(program) // 8, ctypes.addressof(self._program))
+        )
+        self._address = ctypes.addressof(self._header)
+
+    def install(self) -> None:
+        """Puts the filter on this process for good; `no_new_privs` must be set.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        if _PRCTL(PR_SET_SECCOMP, MODE_FILTER, self._address, 0, 0):
+            code = ctypes.get_errno()
+            raise OSError(code, f"seccomp: {os.strerror(code)}")
 
 
 def _load(offset: int) -> Instruction:
@@ -197,4 +209,4 @@ def _search(steps: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
 
 
 _PRCTL = ctypes.CDLL(None, use_errno=True).prctl
-_PRCTL.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p)
+_PRCTL.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections import deque
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from quadriga.codegen.problems import Problem
 from quadriga.codegen.sandbox.limits import KINDS, MODES, Isolation, Limits, Mode, Tier, Verdict, printable
@@ -28,6 +28,7 @@ INSIDE = ("system", "seccomp", "landlock", "namespaces", "wire", "sample", "chec
 PACKAGE = "quadriga.codegen.sandbox"
 NOBODY = 65534
 WINDOW = 4
+KEPT_TESTS = 64
 ATTEMPTS = 3
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 5.0
@@ -38,7 +39,10 @@ LARGEST_PROGRAM = 4 << 20
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 FLAGS = ("-s", "-S", "-B", "-X", "utf8")
 BOOT = """
-import json, sys, types
+import json, os, sys, types
+register, os.register_at_fork = os.register_at_fork, lambda **hooks: None
+import random  # or every fork would draw it a new seed
+os.register_at_fork = register
 with open(int(sys.argv[2])) as file:
     bundle = json.load(file)
 def module(name, source):
@@ -129,7 +133,8 @@ class Zygote:
         """
         settings = {"tier": plan.tier, "mode": mode, "user": plan.user, **limits.as_json()}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        bundle = _sealed({"modules": _modules(), "settings": settings})
+        self._problems: dict[str, int] = {}
+        bundle = _in_memory(json.dumps({"modules": _modules(), "settings": settings}).encode("ascii"))
         with tempfile.TemporaryFile() as complaints, theirs:
             try:
                 self.process = subprocess.Popen(
@@ -165,7 +170,6 @@ class Zygote:
             report["tier"], report["python"], plan.interpreter, report["library"], report["landlock"], report["user"]
         )
         self._mode = mode
-        self._problems: dict[str, int] = {}
 
     def fileno(self) -> int:
         """Readable when a verdict or the zygote's end can be received."""
@@ -177,24 +181,29 @@ class Zygote:
         Raises:
             ZygoteDied: it has ended.
         """
-        problem = job.problem
-        if self._mode == "split":
-            program = {"program": problem.program(job.code, whole=job.whole), "names": list(problem.names)}
-        else:
-            program = {"program": problem.with_tests(job.code, whole=job.whole)}
-        files = [_sealed(program)]
-        message = {"id": job.token, "problem": problem.digest, "wall_s": job.limits.wall_s}
-        message["cpu_s"] = job.limits.cpu_seconds
+        problem, split = job.problem, self._mode == "split"
+        program = problem.program(job.code, whole=job.whole) if split else problem.with_tests(job.code, whole=job.whole)
+        text = program.encode("utf-8", "surrogatepass")
+        message = {"id": job.token, "problem": problem.digest, "wall_s": job.limits.wall_s, "size": len(text)}
+        message |= {"cpu_s": job.limits.cpu_seconds, "names": problem.names, "tests_size": len(problem.for_checker)}
+        descriptor = _in_memory(text)
         try:
-            if self._mode == "split":
-                files.append(_sealed(problem.for_checker))
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
+            files = array.array("i", [descriptor, self._tests(problem)] if split else [descriptor])
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)]
             self.socket.sendmsg([json.dumps(message).encode("ascii")], ancillary)
         except OSError as error:
             raise ZygoteDied from error
         finally:
-            for descriptor in files:
-                os.close(descriptor)
+            os.close(descriptor)
+
+    def _tests(self, problem: Problem) -> int:
+        """A file of the problem's tests, which is kept for its next sample."""
+        descriptor = self._problems.get(problem.digest)
+        if descriptor is None:
+            if len(self._problems) >= KEPT_TESTS:
+                os.close(self._problems.pop(next(iter(self._problems))))
+            descriptor = self._problems[problem.digest] = _in_memory(problem.for_checker)
+        return descriptor
 
     def receive(self) -> tuple[int, Verdict]:
         """The next verdict and its job's token; waits for it.
@@ -208,14 +217,17 @@ class Zygote:
             message = b""
         if not message:
             raise ZygoteDied
-        token, kind, detail, seconds, cpu_s = json.loads(message)
+        head, _, detail = message.partition(b"\n")
+        token, kind, seconds, cpu_s = json.loads(head)
         if kind not in KINDS:
             raise ZygoteDied
-        return token, Verdict(kind, printable(detail), round(seconds, 6), round(cpu_s, 6))
+        return token, Verdict(kind, printable(detail.decode("utf-8", "replace")), round(seconds, 6), round(cpu_s, 6))
 
     def close(self) -> None:
         """Ends the zygote and everything inside. May be called twice."""
         self.socket.close()
+        while self._problems:
+            os.close(self._problems.popitem()[1])
         try:
             self.process.wait(END_TIMEOUT_S)  # it sees the closed socket and ends by itself
         except subprocess.TimeoutExpired:
@@ -360,11 +372,10 @@ def _modules() -> list[tuple[str, str]]:
     return empty + [(f"{PACKAGE}.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")) for name in INSIDE]
 
 
-def _sealed(content: dict[str, Any] | bytes) -> int:
-    """A file in memory that holds `content` as JSON; its descriptor, at the file's start."""
+def _in_memory(content: bytes) -> int:
+    """The descriptor, at its start, of a file in memory that holds `content`."""
     descriptor = os.memfd_create("quadriga")
-    data = memoryview(content if isinstance(content, bytes) else json.dumps(content).encode("ascii"))
-    while data:
-        data = data[os.write(descriptor, data) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
+    written = 0
+    while written < len(content):
+        written += os.pwrite(descriptor, content[written:] if written else content, written)
     return descriptor

@@ -82,11 +82,14 @@ def make_read_only(target: str) -> None:
         ctypes.c_size_t(len(attributes)),
     )
     if done < 0:  # before Linux 5.12: this mount alone, and its locked flags must be repeated
-        have = os.statvfs(target).f_flag
         flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV
-        flags |= have & (MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
-        flags |= MS_RELATIME if have & 4096 else 0
-        mount("none", target, flags=flags)
+        mount("none", target, flags=flags | kept_flags(target))
+
+
+def kept_flags(target: str) -> int:
+    """A mount's flags that a user namespace may not take away, and so has to repeat."""
+    have = os.statvfs(target).f_flag
+    return have & (MS_NOEXEC | MS_NOATIME | MS_NODIRATIME) | (MS_RELATIME if have & 4096 else 0)
 
 
 def drop_capabilities() -> None:

@@ -190,13 +190,16 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
 }
 
 
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # json.dumps makes a new one each time
+
+
 def pack(tree: Any) -> bytes:
     """A frame: length and JSON."""
-    text = json.dumps(tree, separators=(",", ":"), check_circular=False).encode("ascii")
+    text = _to_json(tree).encode("ascii")
     return HEADER.pack(len(text)) + text
 
 
-def unpack(text: bytes) -> Any:
+def unpack(text: bytes | str) -> Any:
     """The tree of a frame's JSON.
 
     Raises:

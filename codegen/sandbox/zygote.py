@@ -36,6 +36,7 @@ PREIMPORTED = (
 )  # fmt: skip
 CHECKERS = 16
 CHANNEL = 3
+LONGEST_REPORT = 1 << 14
 POLL_END_S = 1.0
 
 
@@ -48,10 +49,13 @@ class Zygote:
         self._limit: int = settings["output_bytes"]
         self._checkers: collections.OrderedDict[str, tuple[int, socket.socket]] = collections.OrderedDict()
         machine = os.uname().machine
-        self._filters: dict[bool, bytes] = {}
+        self._process = os.getpid()
+        self._report = bytearray(LONGEST_REPORT)
+        self._filters: dict[bool, seccomp.Filter] = {}
         if settings["tier"] != "none" and machine in seccomp.MACHINES:
-            seccomp.install(seccomp.build_zygote(machine, private_files=settings["tier"] == "namespaces"))
-            self._filters = {trusted: seccomp.build_rest(machine, checker=trusted) for trusted in (False, True)}
+            seccomp.Filter(seccomp.build_zygote(machine, private_files=settings["tier"] == "namespaces")).install()
+            for trusted in (False, True):
+                self._filters[trusted] = seccomp.Filter(seccomp.build_rest(machine, checker=trusted))
         self._untouched = self._scratch_state()
 
     def serve(self) -> None:
@@ -62,21 +66,24 @@ class Zygote:
                 return
             descriptors = array.array("i", ancillary[0][2])
             job = json.loads(message)
-            verdict, detail, began, usage = self._run(job, descriptors)
+            kind, detail, began, usage = self._run(job, descriptors)
             seconds = time.monotonic() - began
             for descriptor in descriptors:
                 os.close(descriptor)
             cpu = usage.ru_utime + usage.ru_stime if usage is not None else 0.0
             self._renew_scratch()
-            self._control.send(json.dumps([job["id"], verdict, detail, seconds, cpu]).encode("ascii"))
+            head = json.dumps([job["id"], kind, seconds, cpu]).encode("ascii")
+            self._control.sendmsg([head, b"\n", detail if isinstance(detail, memoryview) else detail.encode()])
+            if detail:
+                self._report[:] = bytes(LONGEST_REPORT)  # or the next sample would find a line of the tests there
 
-    def _run(self, job: Mapping[str, Any], descriptors: array.array[int]) -> tuple[str, str, float, Any]:
+    def _run(self, job: Mapping[str, Any], descriptors: array.array[int]) -> tuple[str, str | memoryview, float, Any]:
+        detail: str | memoryview
         for attempt in (1, 2):
             try:
-                helper = self._checker(job["problem"], descriptors[1]) if self._split else None
-                ours, theirs = socket.socketpair()
+                helper = self._checker(job, descriptors[1]) if self._split else None
+                ours, theirs = socket.socketpair(type=socket.SOCK_STREAM if self._split else socket.SOCK_SEQPACKET)
                 began = time.monotonic()
-                os.lseek(descriptors[0], 0, os.SEEK_SET)
                 child = os.fork()
             except OSError as error:
                 return "infrastructure_error", f"no new process: {error}", time.monotonic(), None
@@ -84,22 +91,23 @@ class Zygote:
                 self._be_sample(theirs.fileno(), descriptors[0], job)
             theirs.close()
             with ours:
-                answer = self._wait(helper, ours, began + job["wall_s"])
-                status, usage = self._end(child, wait=answer == ["gone"])
-            if answer != ["checker died"]:
+                kind, detail = self._wait(helper, ours, began + job["wall_s"])
+                by_itself, status, usage = self._end(child, wait=kind == "gone")
+            if kind != "checker died":
                 break
             self._drop(job["problem"])
             if attempt == 2:
-                answer = ["crashed", "the tests' own process died on what the solution returned"]
-        if answer == ["gone"]:
-            answer = explain_end(status, usage, job["cpu_s"])
-        if answer == ["timeout"]:
+                kind, detail = "crashed", "the tests' own process died on what the solution returned"
+        if kind == "gone":
+            gone = "closed its channel before its tests had ended"
+            kind, detail = explain_end(status, usage, job["cpu_s"]) if by_itself else ("crashed", gone)
+        if kind == "timeout" and not detail:
             self._drop(job["problem"])
-            answer = ["timeout", f"more than {job['wall_s']:g} s"]
-        return answer[0], answer[1], began, usage
+            detail = f"more than {job['wall_s']:g} s"
+        return kind, detail, began, usage
 
-    def _wait(self, helper: socket.socket | None, ours: socket.socket, deadline: float) -> list[str]:
-        """The verdict, `["gone"]`, `["timeout"]` or `["checker died"]`."""
+    def _wait(self, helper: socket.socket | None, ours: socket.socket, deadline: float) -> tuple[str, str | memoryview]:
+        """Verdict and detail; or `gone`, `timeout` or `checker died`, without one."""
         source = ours if helper is None else helper
         poller = select.poll()
         poller.register(source, select.POLLIN)
@@ -108,7 +116,7 @@ class Zygote:
             try:
                 helper.sendmsg([b"s"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [ours.fileno()]))])
             except OSError:
-                return ["checker died"]
+                return "checker died", ""
             ours.close()
         while True:
             left = deadline - time.monotonic()
@@ -116,44 +124,38 @@ class Zygote:
             if events.get(self._control.fileno(), 0) & (select.POLLHUP | select.POLLERR):
                 os._exit(1)  # nobody waits for the verdict, and nothing may outlive the supervisor
             if not events:
-                return ["timeout"]
+                return "timeout", ""
             if source.fileno() in events:
                 break
-        if helper is not None:
-            try:
-                message = helper.recv(1 << 16)
-            except OSError:
-                message = b""
-            answer: list[str] = json.loads(message) if message else ["checker died"]
-            return answer
-        return self._own_verdict(source.fileno(), deadline)
-
-    def _own_verdict(self, channel: int, deadline: float) -> list[str]:
-        """`inproc`: what the sample says of itself."""
-        os.set_blocking(channel, False)
         try:
-            answer = wire.unpack(wire.receive(channel, 1 << 14))
-        except wire.NotData as problem:
-            return ["gone"] if problem.gone else ["failed", "no verdict"]
-        if answer == ["passed"]:
-            return ["passed", ""]
-        if isinstance(answer, list) and len(answer) == 4 and answer[0] == "e":
-            kind = "oom" if answer[1] == "MemoryError" else "failed"
-            return [kind, f"{str(answer[1])[:100]}: {str(answer[3])[: sample.MESSAGE]}".removesuffix(": ")]
-        return ["failed", "no verdict"]
+            length = source.recv_into(self._report)
+        except OSError:
+            length = 0
+        if not length:
+            return "gone" if helper is None else "checker died", ""
+        end = self._report.find(b"\n", 0, length)
+        kind = self._report[: max(end, 0)].decode("ascii", "replace")
+        if helper is None and kind not in ("passed", "failed", "oom"):  # `inproc`: what the sample says of itself
+            return "failed", "no verdict"
+        return kind, memoryview(self._report)[end + 1 : length] if kind != "passed" else ""
 
-    def _end(self, child: int, *, wait: bool) -> tuple[int, Any]:
-        """Ends the sample; with `wait` it has closed its channel, so its own end is given a moment."""
+    def _end(self, child: int, *, wait: bool) -> tuple[bool, int, Any]:
+        """Ends the sample; with `wait` it has closed its channel, so its own end is given a moment.
+
+        Returns:
+            Whether it ended by itself in that moment, its status and usage.
+        """
+        by_itself = False
         if wait:
-            give_up = time.monotonic() + POLL_END_S
             descriptor = os.pidfd_open(child)
-            select.select([descriptor], [], [], max(0.0, give_up - time.monotonic()))
+            by_itself = bool(select.select([descriptor], [], [], POLL_END_S)[0])
             os.close(descriptor)
         os.kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
-        return status, usage
+        return by_itself, status, usage
 
-    def _checker(self, problem: str, descriptor: int) -> socket.socket:
+    def _checker(self, job: Mapping[str, Any], descriptor: int) -> socket.socket:
+        problem = job["problem"]
         if problem in self._checkers:
             self._checkers.move_to_end(problem)
             return self._checkers[problem][1]
@@ -162,7 +164,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         child = os.fork()
         if child == 0:
-            self._be_checker(theirs.fileno(), descriptor)
+            self._be_checker(theirs.fileno(), descriptor, job["tests_size"])
         theirs.close()
         self._checkers[problem] = (child, ours)
         return ours
@@ -176,19 +178,18 @@ class Zygote:
 
     def _be_sample(self, channel: int, descriptor: int, job: Mapping[str, Any]) -> None:
         try:
-            job_file = sample.read_job(descriptor)
+            program = sample.read_file(descriptor, job["size"])
             self._confine(channel, job["cpu_s"], trusted=False)
             if self._split:
-                sample.serve(CHANNEL, job_file, self._limit)
+                sample.serve(CHANNEL, program, job["names"], self._limit)
             else:
-                sample.check_here(CHANNEL, job_file)
+                sample.check_here(CHANNEL, program)
         finally:
             os._exit(0)
 
-    def _be_checker(self, control: int, descriptor: int) -> None:
+    def _be_checker(self, control: int, descriptor: int, size: int) -> None:
         try:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            problem = sample.read_job(descriptor)
+            problem = wire.unpack(sample.read_file(descriptor, size))
             kept = socket.socket(fileno=_keep(control))  # asks for its name, which the filter refuses
             self._confine(CHANNEL, None, trusted=True)
             checker.work(kept, problem, self._limit)
@@ -201,13 +202,15 @@ class Zygote:
         os.closerange(CHANNEL + 1, confinement.DESCRIPTORS)
         if self._settings["tier"] != "namespaces":
             system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != self._process:
+                os._exit(0)  # the zygote ended before it was asked for
         else:
             os.chdir(namespaces.SCRATCH if not trusted else "/")
         if cpu_s is not None:
             seconds = max(1, int(-(-cpu_s // 1)))
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         if self._filters:
-            seccomp.install(self._filters[trusted])
+            self._filters[trusted].install()
 
     def _scratch_state(self) -> tuple[int, ...]:
         if self._settings["tier"] != "namespaces":
@@ -266,16 +269,16 @@ def _keep(descriptor: int) -> int:
     return CHANNEL
 
 
-def explain_end(status: int, usage: Any, cpu_s: float) -> list[str]:
+def explain_end(status: int, usage: Any, cpu_s: float) -> tuple[str, str]:
     """Verdict of a process that ended before its tests did."""
     if os.WIFEXITED(status):
-        return ["crashed", f"exited with code {os.WEXITSTATUS(status)} before its tests had ended"]
+        return "crashed", f"exited with code {os.WEXITSTATUS(status)} before its tests had ended"
     number = os.WTERMSIG(status)
     if number == signal.SIGXCPU or (number == signal.SIGKILL and usage.ru_utime + usage.ru_stime >= cpu_s):
-        return ["timeout", f"more than {cpu_s:g} s of CPU time"]
+        return "timeout", f"more than {cpu_s:g} s of CPU time"
     if number == signal.SIGKILL:
-        return ["oom", "killed by the system, which was out of memory"]
-    return ["crashed", f"ended by {signal.Signals(number).name}"]
+        return "oom", "killed by the system, which was out of memory"
+    return "crashed", f"ended by {signal.Signals(number).name}"
 
 
 def start(control: socket.socket, settings: dict[str, Any]) -> None:
@@ -318,6 +321,7 @@ def start(control: socket.socket, settings: dict[str, Any]) -> None:
     gc.collect()
     gc.freeze()
     null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)  # the first three were opened outside
     os.dup2(null, 1)
     os.dup2(null, 2)
     os.close(null)

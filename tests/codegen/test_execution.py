@@ -245,6 +245,11 @@ def test_an_empty_file_and_a_torn_archive_are_refused(two, tmp_path):
         count_samples(tmp_path / "s.jsonl", two)
     with pytest.raises(UserError, match="cannot be read"):
         count_samples(tmp_path / "s.jsonl.gz", two)
+    damaged = bytearray(gzip.compress(os.urandom(3000)))
+    damaged[10] = 0xFF  # no such kind of block
+    (tmp_path / "d.jsonl.gz").write_bytes(damaged)
+    with pytest.raises(UserError, match="cannot be read"):
+        count_samples(tmp_path / "d.jsonl.gz", two)
     with pytest.raises(UserError, match="no such file"):
         count_samples(tmp_path / "none.jsonl", two)
 

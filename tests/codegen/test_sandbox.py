@@ -4,21 +4,19 @@ import dataclasses
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
+from ordinary_user import USER, run_as_ordinary_user
 from sandboxes import make
 
 from quadriga.codegen.problems import Problem
 from quadriga.codegen.sandbox import supervisor
 from quadriga.codegen.sandbox.limits import Limits, printable
 from quadriga.codegen.sandbox.supervisor import Sandbox, plans
-from quadriga.platform import errors
 from quadriga.platform.errors import UserError
 
 NOT_DATA = "(the solution returned a builtin_function_or_method, which is not plain data)"
@@ -165,6 +163,36 @@ def test_details_hold_nothing_that_a_terminal_obeys(sandbox, doubling):
     assert printable("a" * 500).endswith("...")
 
 
+def test_a_solution_that_ends_iteration_ends_no_loop_of_the_tests(sandbox):
+    problem = Problem("Test/5", "def f(x):\n", "f", "", "", "assert all(map(lambda x: f(x) == x, [1, 2]))")
+    verdict = sandbox.run(problem, "    raise StopIteration\n")
+    assert (verdict.kind, verdict.detail) == ("failed", "StopIteration")
+
+
+def test_tests_that_call_the_solution_while_they_are_defined_blame_it(sandbox):
+    problem = Problem("Test/6", "def f():\n", "f", "", "LENGTH = len(f())", "assert LENGTH == 0")
+    verdict = sandbox.run(problem, "    return 3\n")
+    assert (verdict.kind, verdict.detail) == ("failed", "TypeError: object of type 'int' has no len()")
+    assert sandbox.run(problem, "    return []\n").passed
+
+
+def test_a_sample_that_closes_its_channel_has_crashed(sandbox, doubling):
+    verdict = sandbox.run(doubling, "    import os\n    os.closerange(0, 99)\n    while True: pass\n")
+    assert (verdict.kind, verdict.detail) == ("crashed", "closed its channel before its tests had ended")
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"passed", b"gone\n", b"infrastructure_error\n", b"failed\n\xff\n\x1b", b"x" * 9**5]
+)
+def test_inproc_takes_no_word_but_a_verdict(doubling, said):
+    with make(mode="inproc") as sandbox:
+        verdict = sandbox.run(
+            doubling, f"    import os\n    os.write(3, {said[:40]!r} * {1 + len(said) // 41})\n    os._exit(0)\n"
+        )
+        assert verdict.kind in ("failed", "crashed") and verdict.detail.isprintable()
+        assert sandbox.run(doubling, doubling.canonical).passed
+
+
 def test_a_killed_zygote_is_replaced_and_its_samples_are_judged(doubling):
     with make() as sandbox:
         for token in range(3):
@@ -243,32 +271,11 @@ def test_root_gives_its_rights_away(sandbox):
 
 @pytest.mark.parametrize("tier", ["namespaces", "landlock"])
 def test_works_for_an_ordinary_user(tier):
-    if os.geteuid() != 0:
-        pytest.skip("this is one")
-    public = [python for python in supervisor._system_pythons() if supervisor._is_public(python)]
-    if not public:
-        pytest.skip("no Python that an ordinary user may run")
     make(tier).close()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        package = Path(folder) / "quadriga"
-        shutil.copytree(Path(supervisor.__file__).parents[1], package / "codegen")
-        (package / "platform").mkdir()
-        shutil.copy(errors.__file__, package / "platform")
-        done = subprocess.run(
-            [public[0], "-c", ORDINARY, tier],
-            env={"PYTHONPATH": folder},
-            cwd="/",
-            user=65534,
-            group=65534,
-            extra_groups=[],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    done = run_as_ordinary_user(ORDINARY, tier)
     assert done.returncode == 0, done.stderr
     user, kinds = json.loads(done.stdout)
-    assert user == 65534
+    assert user == USER
     assert set(kinds[::2]) == {"passed"} and set(kinds[1::2]) == {"failed"}
 
 

@@ -41,7 +41,8 @@ def machine(request):
 def test_every_number_is_allowed_if_and_only_if_a_table_has_it(machine):
     architecture, column = seccomp.MACHINES[machine]
     special = {
-        numbers[column] for numbers in (seccomp.CLONE, seccomp.CLONE3, seccomp.IOCTL, seccomp.PRCTL, seccomp.PRLIMIT)
+        numbers[column]
+        for numbers in (seccomp.CLONE, seccomp.CLONE3, seccomp.FCNTL, seccomp.IOCTL, seccomp.PRCTL, seccomp.PRLIMIT)
     }
     for private in (False, True):
         program = seccomp.build(machine, private_files=private)
@@ -71,6 +72,8 @@ def test_calls_that_depend_on_their_arguments(machine):
     assert ask(seccomp.CLONE3, 0) == seccomp.ERRNO | errno.ENOSYS
     assert ask(seccomp.IOCTL, 0, 0x5401) == seccomp.ALLOW
     assert ask(seccomp.IOCTL, 0, 0x5412) == seccomp.ERRNO | errno.ENOTTY  # TIOCSTI types into a terminal
+    assert ask(seccomp.FCNTL, 3, 4, 0x800) == seccomp.ALLOW
+    assert {ask(seccomp.FCNTL, 3, command) for command in (8, 10, 15, 1024, 1026, 1031)} == {REFUSED}  # F_SETOWN, ...
     assert ask(seccomp.PRCTL, seccomp.PR_SET_NAME) == seccomp.ALLOW
     assert ask(seccomp.PRCTL, 4) == REFUSED
     assert ask(seccomp.PRLIMIT, 0, 7, 0) == seccomp.ALLOW
@@ -93,7 +96,13 @@ def test_numbers_are_those_of_the_kernel_s_headers(machine_name, header):
     text = header.read_text()
     known = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text)}
     column = seccomp.MACHINES[machine_name][1]
-    special = {"clone": seccomp.CLONE, "clone3": seccomp.CLONE3, "ioctl": seccomp.IOCTL, "prctl": seccomp.PRCTL}
+    special = {
+        "clone": seccomp.CLONE,
+        "clone3": seccomp.CLONE3,
+        "ioctl": seccomp.IOCTL,
+        "fcntl": seccomp.FCNTL,
+        "prctl": seccomp.PRCTL,
+    }
     tables = {**seccomp.ALWAYS, **seccomp.PRIVATE_FILES, **seccomp.CHECKER, **special, "prlimit64": seccomp.PRLIMIT}
     aliases = {"newfstatat": "fstatat", "fadvise64": "fadvise64"} if machine_name == "aarch64" else {}
     wrong = {

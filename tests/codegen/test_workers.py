@@ -49,6 +49,23 @@ def test_a_killed_worker_loses_and_doubles_nothing(pool, doubling):
     assert times == Counter(range(400))
 
 
+@pytest.mark.slow
+def test_workers_killed_in_the_middle_of_two_thousand_samples_lose_and_double_nothing(pool, doubling):
+    import ray
+
+    times: Counter[int] = Counter()
+    wrong, killed = [], 0
+    for token, verdict in pool.run(jobs(doubling, 2000)):
+        times[token] += 1
+        if verdict.kind != ("passed" if token % 3 == 0 else "failed"):
+            wrong.append((token, verdict))
+        if len(times) >= 400 * (killed + 1) and killed < 4:
+            os.kill(ray.get(pool.actors[killed % 2].process.remote()), signal.SIGKILL)
+            killed += 1
+    assert (killed, wrong) == (4, [])
+    assert times == Counter(range(2000))
+
+
 def test_a_worker_that_cannot_isolate_says_so(ray_session):
     from quadriga.codegen.workers import RayPool
 
