@@ -98,12 +98,13 @@ class _StateSpaceEnv(NativeVectorEnv):
 class SparseMountainCarEnv(_StateSpaceEnv):
     """An underpowered car in a valley: 1 for reaching the top of the right hill, which ends the episode, else 0.
 
-    The motion, the beginning and the goal are those of gymnasium's `MountainCarContinuous-v0` (Moore 1990). State:
-    position and velocity. Action: the engine, -1 to 1.
+    The motion, the beginning and the goal are those of gymnasium's `MountainCar-v0` (Moore 1990), with every force
+    between its two. The engine of `MountainCarContinuous-v0` is half as strong again, which makes the top easier to
+    reach by noise. State: position and velocity. Action: the engine, -1 to 1.
     """
 
-    POWER, GRAVITY, MAX_SPEED = 0.0015, 0.0025, 0.07
-    LEFT, RIGHT, GOAL = -1.2, 0.6, 0.45
+    POWER, GRAVITY, MAX_SPEED = 0.001, 0.0025, 0.07
+    LEFT, RIGHT, GOAL = -1.2, 0.6, 0.5
 
     def __init__(self, num_envs: int, **kwargs: Any) -> None:
         super().__init__(num_envs, np.array([1.2, self.MAX_SPEED]), 1.0, **kwargs)

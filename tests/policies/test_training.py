@@ -38,6 +38,7 @@ SAFE_SURPRISAL: dict[str, Any] = {"preset": "safe-surprisal", "bonus": {"dynamic
 LEARNING_PROGRESS: dict[str, Any] = {
     "preset": "learning-progress",
     "update": {"kind": "trpo"},
+    "constraint": {"kind": "none"},
     "bonus": {"kind": "learning-progress", "k": 2, "critic": "own", "episodic": False},
 }
 
