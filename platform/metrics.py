@@ -40,6 +40,14 @@ METRICS: dict[str, str] = {
     "episode_length_mean": "mean length of the episodes, steps",
     "cost_rate": "cost per step over all training steps so far",
     "intrinsic_reward_mean": "mean bonus per step",
+    # the bonus
+    "bonus_mean": "mean bonus per step before it is scaled, of a surprisal in nats",
+    "bonus_scale": "weight of the bonus in the reward, eta",
+    "dynamics_loss": "mean negative log-likelihood of the model of the dynamics before its update, nats",
+    "dynamics_kl": "largest divergence of an updated model of the dynamics from the one before, nats",
+    "dynamics_step_accepted": "fraction of the model's trust-region updates that were accepted",
+    "intrinsic_value_loss": "half the mean squared error of the bonus's critic",
+    "intrinsic_explained_variance": "fraction of the bonus returns' variance that the bonus's critic explains",
     # the constraint
     "lagrange_multiplier": "multiplier of the cost in the policy's objective",
     "cost_scale": "weight of the cost by reward-scale invariance, beta",

@@ -24,11 +24,12 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from quadriga.platform.errors import TrainingStopped
 from quadriga.platform.rollouts.advantages import ValueStream
 from quadriga.platform.rollouts.columns import EpisodeRecords, Rollout
-from quadriga.platform.rollouts.plan import COST, REWARD, RolloutPlan
+from quadriga.platform.rollouts.plan import COST, INTRINSIC, REWARD, RolloutPlan
 from quadriga.platform.rollouts.runner import ColumnEnvRunner
 from quadriga.platform.statistics import RunningMoments
+from quadriga.policies.bonuses import Evaluation
 from quadriga.policies.constraints import Constraint
-from quadriga.policies.experiment import NoConstraint, RLExperiment
+from quadriga.policies.experiment import NoBonus, NoConstraint, RLExperiment
 from quadriga.policies.learner import ColumnLearner
 from quadriga.policies.module import ActorCriticModule
 
@@ -43,6 +44,11 @@ def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
     streams = [ValueStream(REWARD, advantage.discount, advantage.gae_lambda)]
     if not isinstance(experiment.constraint, NoConstraint):
         streams.append(ValueStream(COST, advantage.cost_discount, advantage.cost_gae_lambda))
+    bonus, evaluation = experiment.bonus, None
+    if not isinstance(bonus, NoBonus):
+        evaluation = Evaluation(bonus.kind, bonus.dynamics.likelihood, bonus.dynamics.activation)
+        if bonus.critic == "own":
+            streams.append(ValueStream(INTRINSIC, bonus.discount, bonus.gae_lambda, bonus.episodic))
     return RolloutPlan(
         env=experiment.env,
         num_envs=experiment.rollout.envs_per_runner,
@@ -50,6 +56,7 @@ def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
         streams=tuple(streams),
         activation=experiment.network.activation,
         collect_moments=experiment.rollout.normalize_observations != "none",
+        bonus=evaluation,
     )
 
 
@@ -138,6 +145,7 @@ class PolicyOptimization(Algorithm):
         self.recent = EpisodeRecords()
         self.last_metrics: dict[str, float] = {}
         self._weights: Mapping[str, np.ndarray] | None = None
+        self._bonus_weights: Mapping[str, np.ndarray] = {}
         super().setup(config)
 
     def training_step(self) -> None:
@@ -198,7 +206,7 @@ class PolicyOptimization(Algorithm):
         return rollouts
 
     def _request(self, *, steps: int, request: int) -> list[Rollout]:
-        weights = self.weights
+        weights = {**self.weights, **self._bonus_weights}
         arguments = {
             "iteration": self.updates,
             "request": request,
@@ -253,6 +261,7 @@ class PolicyOptimization(Algorithm):
             defer_solve_refs_to_learner=True,
         )
         self._weights = next(result["weights"] for result in results if result["weights"] is not None)
+        self._bonus_weights = next(result["bonus"] for result in results if result["bonus"] is not None)
         self.constraint.cost_scale = results[0]["cost_scale"]
         return results[0]
 
@@ -302,6 +311,7 @@ class PolicyOptimization(Algorithm):
             "recent": self.recent,
             "constraint": self.constraint.state(),
             "rollouts": self._rollout_states(),
+            "bonus": self._bonus_states(),
         }
         return state
 
@@ -316,11 +326,25 @@ class PolicyOptimization(Algorithm):
         self.total_cost, self.total_episodes, self.recent = own["total_cost"], own["total_episodes"], own["recent"]
         self.constraint.load(own["constraint"])
         self._load_rollout_states(own["rollouts"])
+        self._load_bonus_states(own.get("bonus") or {})
 
     def restore_from_path(self, *args: Any, **kwargs: Any) -> None:
         """RLlib's restore, after which the weights are read anew."""
         super().restore_from_path(*args, **kwargs)
         self._weights = None
+
+    def _bonus_states(self) -> dict[int, Any]:
+        """Of every learner, by its index: models, and the replay that is its own."""
+        if isinstance(self.experiment.bonus, NoBonus):
+            return {}
+        return dict(result.get() for result in self.learner_group.foreach_learner(_indexed_bonus_state))
+
+    def _load_bonus_states(self, states: Mapping[int, Any]) -> None:
+        if not states:
+            return
+        shared = ray.put(states) if self.experiment.learner.learners else states
+        results = self.learner_group.foreach_learner(_load_bonus_state, states=shared)
+        self._bonus_weights = next(iter(results)).get()
 
     def _rollout_states(self) -> dict[int, Any]:
         """Of every runner that lives, by its index."""
@@ -346,3 +370,14 @@ class PolicyOptimization(Algorithm):
 
 def _indexed_rollout_state(runner: ColumnEnvRunner) -> tuple[int, Any]:
     return runner.index, runner.rollout_state()
+
+
+def _indexed_bonus_state(learner: ColumnLearner) -> tuple[int, Any]:
+    return learner._learner_index, learner.intrinsic.state() if learner.intrinsic else None
+
+
+def _load_bonus_state(learner: ColumnLearner, states: Any) -> Mapping[str, np.ndarray]:
+    assert learner.intrinsic is not None
+    states = ray.get(states) if isinstance(states, ray.ObjectRef) else states
+    learner.intrinsic.load(states[learner._learner_index])
+    return learner.intrinsic.weights()

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from quadriga.platform.environments.safety_tasks import has_lidars
 from quadriga.platform.environments.settings import EnvironmentSettings
+from quadriga.platform.environments.sparse_tasks import is_ram
 from quadriga.platform.experiment import Experiment, Section
 from quadriga.platform.rollouts.settings import RolloutSettings
 
@@ -139,10 +140,69 @@ class TrustRegionSettings(_CostLimit):
     ] = 0.0
 
 
+class DynamicsSettings(Section):
+    """The model of the dynamics that a bonus rests on, and how it is fitted after every iteration."""
+
+    likelihood: Annotated[
+        Literal["auto", "gaussian", "bits"],
+        Field(description="of the next state; bits: of RAM only; auto: bits of RAM, else gaussian"),
+    ] = "auto"
+    hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
+    activation: Literal["tanh", "relu"] = "tanh"
+    ensemble: Annotated[int, Field(ge=1, description="networks, each fitted to rows of its own")] = 1
+    optimizer: Annotated[
+        Literal["trust-region", "adam"], Field(description="natural gradient within target_kl, or plain Adam")
+    ] = "trust-region"
+    target_kl: Annotated[float, Field(gt=0, description="kappa: mean KL that an update may reach, nats")] = 1e-3
+    updates: Annotated[int, Field(ge=1, description="updates an iteration, each on rows drawn anew")] = 1
+    batch_size: Annotated[int, Field(ge=1, description="rows of an update, over all learners")] = 5000
+    replay_size: Annotated[int, Field(ge=1, description="latest transitions kept, over all learners")] = 200_000
+    damping: Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")] = 1e-4
+    cg_iterations: Annotated[int, Field(ge=1, description="of conjugate gradient")] = 10
+    fisher_fraction: Annotated[float, Field(gt=0, le=1, description="share of the rows in the Fisher matrix")] = 0.2
+    learning_rate: Annotated[float, Field(gt=0, description="of adam")] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, description="alpha of alpha |phi|^2 in the model's loss")] = 0.0
+
+
 class NoBonus(Section):
     """No intrinsic reward."""
 
     kind: Literal["none"] = "none"
+
+
+class BonusSettings(Section):
+    """An intrinsic reward, eta times what a model of the dynamics says of a transition."""
+
+    kind: str
+    eta: Annotated[float, Field(gt=0, description="eta_0: the bonus weighs eta_0 / max(1, mean |bonus|)")] = 1e-3
+    decay: Annotated[Literal["none", "linear"], Field(description="of eta_0, to 0 over the run")] = "none"
+    critic: Annotated[
+        Literal["own", "shared", "none"],
+        Field(description="who learns the bonus's value: a critic of its own, the reward's, nobody"),
+    ] = "own"
+    episodic: Annotated[bool, Field(description="own critic: whether the bonus's value ends with an episode")] = True
+    discount: Annotated[Unit, Field(description="own critic: gamma of the bonus")] = 0.99
+    gae_lambda: Annotated[Unit, Field(description="own critic")] = 0.95
+    dynamics: DynamicsSettings = DynamicsSettings()
+
+
+class SurprisalSettings(BonusSettings):
+    """Surprisal, -log P(s' | s, a) (Achiam & Sastry 2017)."""
+
+    kind: Literal["surprisal"] = "surprisal"
+
+
+class LearningProgressSettings(BonusSettings):
+    """Learning progress over k updates of the model (Achiam & Sastry 2017)."""
+
+    kind: Literal["learning-progress"] = "learning-progress"
+    k: Annotated[int, Field(ge=1, description="updates between the two models")] = 10
+
+
+class PredictionErrorSettings(BonusSettings):
+    """Squared error of the predicted change of state, in units of its deviation (Stadie et al. 2015)."""
+
+    kind: Literal["prediction-error"] = "prediction-error"
 
 
 class LearnerSettings(Section):
@@ -169,7 +229,9 @@ class RLExperiment(Experiment):
     constraint: Annotated[
         NoConstraint | LagrangianSettings | PIDSettings | TrustRegionSettings, Field(discriminator="kind")
     ] = NoConstraint()
-    bonus: NoBonus = NoBonus()
+    bonus: Annotated[
+        NoBonus | SurprisalSettings | LearningProgressSettings | PredictionErrorSettings, Field(discriminator="kind")
+    ] = NoBonus()
     learner: LearnerSettings = LearnerSettings()
 
     @model_validator(mode="after")
@@ -177,6 +239,21 @@ class RLExperiment(Experiment):
         if self.rollout.normalize_observations == "auto":
             kind = "shrink" if has_lidars(self.env.id) else "standardize"
             object.__setattr__(self, "rollout", self.rollout.model_copy(update={"normalize_observations": kind}))
+        return self
+
+    @model_validator(mode="after")
+    def _likelihood_is_resolved(self) -> RLExperiment:
+        if isinstance(self.bonus, NoBonus):
+            return self
+        dynamics, ram = self.bonus.dynamics, is_ram(self.env.id)
+        if dynamics.likelihood == "bits" and not ram:
+            raise ValueError(
+                "bonus.dynamics.likelihood: expected 'gaussian', since only Atari RAM is made of bytes, "
+                f"got 'bits' with env.id {self.env.id!r}"
+            )
+        if dynamics.likelihood == "auto":
+            resolved = dynamics.model_copy(update={"likelihood": "bits" if ram else "gaussian"})
+            object.__setattr__(self, "bonus", self.bonus.model_copy(update={"dynamics": resolved}))
         return self
 
     @model_validator(mode="after")

@@ -9,12 +9,13 @@ distribution's parameters mu is zero, so that the Hessian is exactly, not only i
 with `M = diag(1 / sigma^2)` for the means of a Gaussian, `2 I` for its log-deviations, and
 `M = diag(p) - p p^T` for logits. `WrittenOutFisher` computes `J v` forwards and `J^T u` backwards
 through a multilayer perceptron, block by block of rows so that a block's activations stay in the
-cache; `AutogradFisher` is the definition that it is tested against, and what any other network
-uses. Damping, sums over learners and solving are `natural_gradient`'s business.
+cache (`NetworkFisher`, of `dynamics_fit` too); `AutogradFisher` is the definition that it is tested
+against, and what any other network uses. Damping, sums over learners and solving are `natural_gradient`'s business.
 """
 
 from __future__ import annotations
 
+import abc
 import math
 from types import ModuleType
 from typing import Protocol
@@ -77,29 +78,38 @@ class _Block:
         inputs: of each layer, [rows, in]; a hidden layer's stands in the right half of [rows, 2 in]
             whose left half takes the tangent of the same units, so that one product serves both.
         slopes: of each hidden layer's activation, [rows, units].
-        probabilities: [rows, actions] of logits, or `None`.
+        metric: what M needs of the outputs.
     """
 
-    __slots__ = ("inputs", "probabilities", "slopes")
+    __slots__ = ("inputs", "metric", "slopes")
 
-    def __init__(self, inputs: list[Array], slopes: list[Array], probabilities: Array) -> None:
-        self.inputs, self.slopes, self.probabilities = inputs, slopes, probabilities
+    def __init__(self, inputs: list[Array], slopes: list[Array], metric: Array) -> None:
+        self.inputs, self.slopes, self.metric = inputs, slopes, metric
 
 
-class WrittenOutFisher:
-    """`F v` of an `MLP` policy on the memory of its parameters, in numpy on a CPU and in torch on a GPU."""
+class NetworkFisher(abc.ABC):
+    """`J^T M J v` of an `MLP` on the memory of its parameters, in numpy on a CPU and in torch on a GPU.
 
-    def __init__(self, module: ActorCriticModule, block_rows: int | None = None) -> None:
-        assert isinstance(module.policy, MLP)
-        on_cpu = next(module.parameters()).device.type == "cpu"
+    A subclass says what M is: it knows the distribution whose parameters the network's outputs are.
+    """
+
+    def __init__(self, network: MLP, block_rows: int | None = None) -> None:
+        on_cpu = next(network.parameters()).device.type == "cpu"
         self.xp: ModuleType = np if on_cpu else torch
         self.block_rows = block_rows or (BLOCK_ROWS if on_cpu else None)
-        self.relu = module.policy.activation is torch.relu
-        self.weights = [self._array(weight) for weight in module.policy.weights]
-        self.biases = [self._array(bias) for bias in module.policy.biases]
-        self.log_std: Array = None if module.log_std is None else self._array(module.log_std)
+        self.relu = network.activation is torch.relu
+        self.weights = [self._array(weight) for weight in network.weights]
+        self.biases = [self._array(bias) for bias in network.biases]
         self._blocks: list[_Block] = []
         self._rows = 0
+
+    @abc.abstractmethod
+    def _metric(self, outputs: Array) -> Array:
+        """What `_apply` needs of a block's outputs [rows, out]; may overwrite them."""
+
+    @abc.abstractmethod
+    def _apply(self, u: Array, metric: Array) -> None:
+        """Multiplies a block's tangents `u` [rows, out] by M in place."""
 
     def _array(self, tensor: torch.Tensor) -> Array:
         return tensor.detach().numpy() if self.xp is np else tensor.detach()
@@ -126,23 +136,18 @@ class WrittenOutFisher:
                     slope = 1.0 - x * x
                 slopes.append(slope)
                 inputs.append(xp.concatenate([x, x], -1))
-        probabilities = None
-        if self.log_std is None:
-            probabilities = xp.exp(x - (x.max(-1, keepdims=True) if xp is np else x.amax(-1, keepdim=True)))
-            probabilities /= probabilities.sum(-1)[:, None]
-        return _Block(inputs, slopes, probabilities)
+        return _Block(inputs, slopes, self._metric(x))
 
     def product(self, vector: np.ndarray) -> np.ndarray:
         """See `Fisher`."""
         xp, last = self.xp, len(self.weights) - 1
-        weight_tangents, bias_tangents, log_std_tangent = self._tangents(vector)
+        weight_tangents, bias_tangents = self._tangents(vector)
         # Of a hidden layer: [t, x] @ [W; V] = t W + x V.
         stacked = [
             xp.concatenate([weight, tangent], 0) if layer else tangent
             for layer, (weight, tangent) in enumerate(zip(self.weights, weight_tangents, strict=True))
         ]
         transposed = [weight.swapaxes(-1, -2) for weight in self.weights]
-        precision = None if self.log_std is None else xp.exp(-2.0 * self.log_std)
         # In float64: what blocks add up to keeps its digits.
         weight_sums = [xp.zeros_like(weight, dtype=xp.float64) for weight in self.weights]
         bias_sums = [xp.zeros_like(bias, dtype=xp.float64) for bias in self.biases]
@@ -152,11 +157,7 @@ class WrittenOutFisher:
                 u += bias_tangents[layer]
                 if layer < last:
                     xp.multiply(u, block.slopes[layer], out=block.inputs[layer + 1][:, : u.shape[-1]])
-            if precision is None:
-                u -= (block.probabilities * u).sum(-1)[:, None]
-                u *= block.probabilities
-            else:
-                u *= precision
+            self._apply(u, block.metric)
             for layer in range(last, -1, -1):
                 x = block.inputs[layer]
                 if layer:
@@ -167,14 +168,46 @@ class WrittenOutFisher:
                     u = xp.matmul(u, transposed[layer])
                     u *= block.slopes[layer - 1]
         parts = [(part if xp is np else part.cpu().numpy()).reshape(-1) for part in (*weight_sums, *bias_sums)]
-        return np.concatenate([*parts, 2.0 * self._rows * log_std_tangent])
+        return np.concatenate(parts)
 
-    def _tangents(self, vector: np.ndarray) -> tuple[list[Array], list[Array], np.ndarray]:
-        """`vector` [n] as directions of the weights and of the biases, in their dtype, and of the log-deviations."""
+    def _tangents(self, vector: np.ndarray) -> tuple[list[Array], list[Array]]:
+        """The beginning of `vector` as directions of the weights and of the biases, in their dtype."""
         shaped, offset = [], 0
         for parameter in (*self.weights, *self.biases):
             end = offset + math.prod(parameter.shape)
             part = vector[offset:end].reshape(tuple(parameter.shape))
             shaped.append(part.astype(parameter.dtype) if self.xp is np else torch.as_tensor(part).to(parameter))
             offset = end
-        return shaped[: len(self.weights)], shaped[len(self.weights) :], vector[offset:]
+        return shaped[: len(self.weights)], shaped[len(self.weights) :]
+
+
+class WrittenOutFisher(NetworkFisher):
+    """`F v` of an `MLP` policy."""
+
+    def __init__(self, module: ActorCriticModule, block_rows: int | None = None) -> None:
+        assert isinstance(module.policy, MLP)
+        super().__init__(module.policy, block_rows)
+        self.log_std: Array = None if module.log_std is None else self._array(module.log_std)
+
+    def _metric(self, outputs: Array) -> Array:
+        if self.log_std is not None:
+            return None
+        xp, largest = self.xp, outputs.max(-1, keepdims=True) if self.xp is np else outputs.amax(-1, keepdim=True)
+        probabilities = xp.exp(outputs - largest)
+        probabilities /= probabilities.sum(-1)[:, None]
+        return probabilities
+
+    def _apply(self, u: Array, metric: Array) -> None:
+        if metric is None:
+            u *= self._precision
+        else:
+            u -= (metric * u).sum(-1)[:, None]
+            u *= metric
+
+    def product(self, vector: np.ndarray) -> np.ndarray:
+        """See `Fisher`."""
+        if self.log_std is None:
+            return super().product(vector)
+        self._precision = self.xp.exp(-2.0 * self.log_std)
+        log_std_tangent = vector[len(vector) - math.prod(self.log_std.shape) :]
+        return np.concatenate([super().product(vector), 2.0 * self._rows * log_std_tangent])

@@ -92,8 +92,8 @@ class WrittenOut:
     def __init__(self, module: ActorCriticModule) -> None:
         on_cpu = next(module.parameters()).device.type == "cpu"
         self.xp: ModuleType = np if on_cpu else torch
-        self.policy_network = _Backward(module.policy, self.xp)
-        self.critic_network = _Backward(module.critics, self.xp)
+        self.policy_network = Backward(module.policy, self.xp)
+        self.critic_network = Backward(module.critics, self.xp)
         self.log_std: Array = None if module.log_std is None else _data(module.log_std, self.xp)
         self.log_std_gradient: Array = None if module.log_std is None else _data(module.log_std.grad, self.xp)
 
@@ -150,7 +150,7 @@ class WrittenOut:
         return squared
 
 
-class _Backward:
+class Backward:
     """Forward and reverse pass of an `MLP` on the memory of its parameters and their gradients."""
 
     def __init__(self, network: MLP, xp: ModuleType) -> None:

@@ -20,12 +20,14 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from quadriga.platform.rollouts.columns import ColumnBatch
-from quadriga.platform.rollouts.plan import COST, REWARD
+from quadriga.platform.rollouts.plan import COST, INTRINSIC, REWARD
 from quadriga.platform.statistics import RunningMoments
 from quadriga.policies import cpo, distributions, ppo, trpo
 from quadriga.policies.adam import FlatAdam
 from quadriga.policies.batch import UpdateBatch
-from quadriga.policies.experiment import AdvantageSettings, CPOSettings, PPOSettings, RLExperiment
+from quadriga.policies.bonuses import Intrinsic, add_bonus
+from quadriga.policies.dynamics_fit import DynamicsFit
+from quadriga.policies.experiment import AdvantageSettings, CPOSettings, NoBonus, PPOSettings, RLExperiment
 from quadriga.policies.fisher import Fisher, fisher_of
 from quadriga.policies.gradients import Autograd, Gradients, WrittenOut
 from quadriga.policies.module import ActorCriticModule
@@ -116,6 +118,23 @@ class ColumnLearner(TorchLearner):
         torch.set_num_threads(self.experiment.learner.threads)
         super().build()
         self._share_first_weights()
+        self.intrinsic: Intrinsic | None = self._make_intrinsic()
+
+    def _make_intrinsic(self) -> Intrinsic | None:
+        bonus, module = self.experiment.bonus, self.actor_critic
+        if isinstance(bonus, NoBonus):
+            return None
+        actions = module.policy.biases[-1].shape[-1]
+        fit = DynamicsFit(
+            bonus.dynamics,
+            dim=module.normalizer.mean.numel(),
+            num_actions=actions if module.discrete else None,
+            act_dim=actions,
+            likelihood=bonus.dynamics.likelihood,
+            seed=self.experiment.seed,
+            learners=max(1, self.experiment.learner.learners),
+        )
+        return Intrinsic(bonus, fit)
 
     def _make_modules_ddp_if_necessary(self) -> None:
         """Gradients are summed as flat vectors; modules stay as they are."""
@@ -178,8 +197,8 @@ class ColumnLearner(TorchLearner):
             return_state: whether to return the weights.
 
         Returns:
-            `metrics` (finite floats unless training diverged), `cost_scale` (the objective's, updated)
-            and `weights` (the module's state, or `None`).
+            `metrics` (finite floats unless training diverged), `cost_scale` (the objective's, updated),
+            `weights` (the module's state, or `None`) and `bonus` (likewise the models' arrays of a bonus).
         """
         columns = ColumnBatch.concatenate(_fetch(training_data.batch_refs) or [self._no_rows()])
         settings = self.experiment.update
@@ -201,9 +220,13 @@ class ColumnLearner(TorchLearner):
             logger.warning(
                 "all steps of iteration %d were lost with their runners; nothing is learned from it", iteration
             )
-            return {"metrics": {}, "cost_scale": objective.cost_scale, "weights": self._weights(return_state)}
-        metrics = _explained_variances(columns, context)
-        standardized = _standardized(columns.advantages, context, self.experiment.advantage)
+            return self._result({}, objective, return_state)
+        metrics = self._with_bonus(columns, context, remaining)
+        advantages = columns.advantages
+        if INTRINSIC in streams:  # one sum before it is standardized, or eta would cancel
+            advantages = advantages.copy()
+            advantages[streams.index(REWARD)] += advantages[streams.index(INTRINSIC)]
+        standardized = _standardized(advantages, context, self.experiment.advantage)
         batch = UpdateBatch(
             columns.observations,
             columns.actions,
@@ -216,7 +239,9 @@ class ColumnLearner(TorchLearner):
             objective = self._rescaled(objective, batch, standardized, context)
         weights = objective.weights()
         batch.advantages = sum(
-            np.float32(weights.get(name, weights[REWARD])) * standardized[k] for k, name in enumerate(streams)
+            np.float32(weights.get(name, weights[REWARD])) * standardized[k]
+            for k, name in enumerate(streams)
+            if name != INTRINSIC
         )
         if isinstance(settings, CPOSettings):
             batch.cost_advantages = standardized[streams.index(COST)]
@@ -233,15 +258,31 @@ class ColumnLearner(TorchLearner):
         metrics["parameters_finite"] = float(finite)
         if moments is not None:
             self.actor_critic.normalizer.merge(moments)
+        if self.intrinsic is not None:
+            rng = np.random.default_rng((self.experiment.seed, self._learner_index, iteration, 2))
+            metrics |= self.intrinsic.learn(columns, context.sum, rng)
         self._weights_seq_no += 1
+        return self._result(metrics, objective, return_state)
+
+    def _with_bonus(self, columns: ColumnBatch, context: UpdateContext, remaining: float) -> dict[str, float]:
+        """Adds the bonus, if there is one, to the streams' advantages; returns metrics of it and of the critics."""
+        if self.intrinsic is None:
+            return _explained_variances(columns, context)
+        eta, metrics = self.intrinsic.scale(columns, context.sum, remaining)
+        if self.intrinsic.settings.critic == "none":  # the critics are judged by what they learn
+            metrics |= _explained_variances(columns, context)
+            add_bonus(columns, context.streams, eta, to_values=False)
+            return metrics
+        add_bonus(columns, context.streams, eta, to_values=True)
+        return metrics | _explained_variances(columns, context)
+
+    def _result(self, metrics: dict[str, float], objective: Objective, wanted: bool) -> dict[str, Any]:
         return {
             "metrics": metrics,
             "cost_scale": objective.cost_scale,
-            "weights": self._weights(return_state),
+            "weights": self.actor_critic.get_state() if wanted else None,
+            "bonus": (self.intrinsic.weights() if self.intrinsic else {}) if wanted else None,
         }
-
-    def _weights(self, wanted: bool) -> dict[str, np.ndarray] | None:
-        return self.actor_critic.get_state() if wanted else None
 
     def _rescaled(
         self, objective: Objective, batch: UpdateBatch, advantages: np.ndarray, context: UpdateContext
@@ -267,7 +308,7 @@ class ColumnLearner(TorchLearner):
         obs_dim = module.normalizer.mean.numel()
         dist_dim = module.policy.biases[-1].shape[-1]
         streams = module.critics.biases[-1].shape[0]
-        empty = np.empty
+        empty, bonus = np.empty, self.intrinsic is not None
         actions = empty((0,), np.int64) if module.discrete else empty((0, dist_dim), np.float32)
         return ColumnBatch(
             empty((0, obs_dim), np.float32),
@@ -276,6 +317,10 @@ class ColumnLearner(TorchLearner):
             empty((0, dist_dim), np.float32),
             empty((streams, 0), np.float32),
             empty((streams, 0), np.float32),
+            empty((0,), np.float32) if bonus else None,
+            empty((0,), np.float32) if bonus else None,
+            empty((0, obs_dim), np.float32) if bonus else None,
+            empty((0, obs_dim), np.float32) if bonus else None,
         )
 
     def set_state(self, state: dict[str, Any]) -> None:

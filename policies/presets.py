@@ -17,6 +17,13 @@ _PID = {"kind": "pid", "kp": 0.02, "ki": 0.0015, "kd": 0.02, "p_smoothing": 0.8,
 
 _TRPO = {"rollout": _SAFETY["rollout"], "update": {"kind": "trpo"}}
 
+# The authors' numbers for classic control: batches of 5,000 steps, discount 0.995, a critic that never sees the bonus.
+_SURPRISE = {
+    "rollout": {"batch_size": 5000, "envs_per_runner": 10},
+    "advantage": {"discount": 0.995},
+    "update": {"kind": "trpo"},
+}
+
 PRESETS: dict[str, Preset] = {
     "ppo": Preset(
         "proximal policy optimization, no constraint",
@@ -51,5 +58,30 @@ PRESETS: dict[str, Preset] = {
         "constrained policy optimization: the cost limit inside the trust region's problem",
         "Achiam, Held, Tamar, Abbeel 2017, arXiv:1705.10528",
         {"rollout": _SAFETY["rollout"], "update": {"kind": "cpo"}, "constraint": {"kind": "trust-region"}},
+    ),
+    "surprisal": Preset(
+        "TRPO with the surprisal of a learned model of the dynamics as a bonus",
+        "Achiam, Sastry 2017, arXiv:1703.01732",
+        {**_SURPRISE, "bonus": {"kind": "surprisal", "critic": "none"}},
+    ),
+    "learning-progress": Preset(
+        "TRPO with the model's learning progress as a bonus",
+        "Achiam, Sastry 2017, arXiv:1703.01732",
+        {**_SURPRISE, "bonus": {"kind": "learning-progress", "critic": "none"}},
+    ),
+    "ppo-surprisal": Preset(
+        "PPO with the surprisal of a learned model of the dynamics as a bonus",
+        "Achiam, Sastry 2017, arXiv:1703.01732, whose bonus takes any update rule",
+        {"bonus": {"kind": "surprisal"}},
+    ),
+    "ppo-learning-progress": Preset(
+        "PPO with the model's learning progress as a bonus",
+        "Achiam, Sastry 2017, arXiv:1703.01732, whose bonus takes any update rule",
+        {"bonus": {"kind": "learning-progress"}},
+    ),
+    "safe-surprisal": Preset(
+        "PPO with surprisal as a bonus and a PID-controlled multiplier on the cost",
+        "Achiam, Sastry 2017, arXiv:1703.01732; Stooke, Achiam, Abbeel 2020, arXiv:2007.03964",
+        {**_SAFETY, "constraint": _PID, "bonus": {"kind": "surprisal"}},
     ),
 }

@@ -35,7 +35,7 @@ class NativeVectorEnv(ColumnVectorEnv):
         self,
         num_envs: int,
         observation_space: spaces.Box,
-        action_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
         *,
         name: str,
         rebuild: bool,
@@ -48,7 +48,7 @@ class NativeVectorEnv(ColumnVectorEnv):
         Args:
             num_envs: how many.
             observation_space: float32 `[obs_dim]`.
-            action_space: float32 `[act_dim]`.
+            action_space: float32 `[act_dim]`, or Discrete.
             name: what error messages call the environments.
             rebuild: begin a new episode where one raises instead of raising `EnvironmentFailed`.
             max_episode_steps: time limit.
@@ -76,7 +76,7 @@ class NativeVectorEnv(ColumnVectorEnv):
         self._failures = Failures(name, num_envs, rebuild)
 
     @abc.abstractmethod
-    def _simulate(self, actions: NDArray[np.float32]) -> Failed:
+    def _simulate(self, actions: NDArray) -> Failed:
         """One step everywhere, without the end of episodes.
 
         Writes `exact_observations`, `exact_rewards`, `_costs` and `_terminations`, and returns the environments

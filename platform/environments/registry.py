@@ -1,7 +1,7 @@
 """Which environments there are, and how one or a vector of them is made from its settings.
 
-Any id of gymnasium works, `module:Id` included, and Safety-Gymnasium's tasks. What an environment
-returns is left as it is by `make_env` and becomes columns in `make_vector_env`.
+Any id of gymnasium works, `module:Id` included, Safety-Gymnasium's tasks and the tasks of exploration. What an
+environment returns is left as it is by `make_env` and becomes columns in `make_vector_env`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit
 
-from quadriga.platform.environments import rendering, safety_gymnasium
+from quadriga.platform.environments import rendering, safety_gymnasium, sparse_tasks
 from quadriga.platform.environments.costs import CostInInfo
 from quadriga.platform.environments.safety_tasks import find_task
 from quadriga.platform.environments.seeds import EpisodeSeeds
 from quadriga.platform.environments.serial import SerialVectorEnv
 from quadriga.platform.environments.settings import EnvironmentSettings
+from quadriga.platform.environments.single import SingleEnv
+from quadriga.platform.environments.sparse_tasks import SPARSE_TASKS, make_sparse_task
 from quadriga.platform.environments.vector import ColumnVectorEnv
 from quadriga.platform.errors import UserError, unknown
 
@@ -42,6 +44,7 @@ class EnvironmentRow(NamedTuple):
 def list_environments() -> list[EnvironmentRow]:
     """The supported environments by family: Safety-Gymnasium's tasks and the newest version of gymnasium's."""
     rows = [EnvironmentRow(id, *row) for id, row in safety_gymnasium.task_summaries().items()]
+    rows += [EnvironmentRow(id, task.family, sparse_tasks.summary(id)) for id, task in SPARSE_TASKS.items()]
     newest: dict[tuple[str | None, str], EnvSpec] = {}
     for spec in _gymnasium_specs():
         key = spec.namespace, spec.name
@@ -71,6 +74,8 @@ def make_env(settings: EnvironmentSettings, render_mode: str | None = None) -> g
         UserError: unknown id (names the nearest), wrong arguments, a missing package, or a render
             mode that the environment lacks.
     """
+    if settings.id in SPARSE_TASKS:
+        return _single(settings, render_mode)
     if render_mode is not None:
         rendering.prepare_headless()
         task = find_task(settings.id)
@@ -119,6 +124,12 @@ def make_vector_env(
         UserError: as `make_env`; or a space that is not supported.
     """
     rebuild = settings.on_error == "rebuild"
+    limit = settings.max_episode_steps
+    if settings.id in SPARSE_TASKS:
+        _check_unmodified(settings)
+        return make_sparse_task(
+            settings.id, num_envs, rebuild=rebuild, max_episode_steps=limit, episode_seeds=episode_seeds
+        )
     native = settings.native and not settings.kwargs
     task = find_task(settings.id) if native else None
     if settings.sleeping and task is None:
@@ -129,7 +140,6 @@ def make_vector_env(
     if native:
         # Not at the top: they import MuJoCo, which most environments do without.
         robot = safety_gymnasium.velocity_robot(settings.id)
-        limit = settings.max_episode_steps
         if task is not None:
             from quadriga.platform.environments.safety_navigation import SafetyNavigationEnv
 
@@ -152,6 +162,21 @@ def make_vector_env(
     return SerialVectorEnv(make, num_envs, name=settings.id, rebuild=rebuild, episode_seeds=episode_seeds)
 
 
+def _single(settings: EnvironmentSettings, render_mode: str | None) -> gymnasium.Env:
+    """One environment of a task of exploration."""
+    _check_unmodified(settings)
+    if render_mode is not None:
+        raise UserError(f"environment {settings.id!r} cannot render {render_mode!r}; its render modes: none")
+    return SingleEnv(make_sparse_task(settings.id, 1, max_episode_steps=settings.max_episode_steps, autoreset=False))
+
+
+def _check_unmodified(settings: EnvironmentSettings) -> None:
+    if settings.kwargs:
+        raise UserError(f"env.kwargs: environment {settings.id!r} takes no arguments, got {settings.kwargs}")
+    if settings.sleeping:
+        raise UserError(f"env.sleeping: environment {settings.id!r} has no sleeping objects, got True")
+
+
 def _find(id: str) -> EnvSpec:
     module, colon, name = id.rpartition(":")
     if colon:
@@ -164,7 +189,7 @@ def _find(id: str) -> EnvSpec:
         return known[name]
     if safety_gymnasium.is_unsupported(name):
         raise UserError(f"environment {id!r} is not supported: it is made for images or a keyboard; see: {LISTING}")
-    raise unknown("environment", id, [*safety_gymnasium.task_summaries(), *known], listing=LISTING)
+    raise unknown("environment", id, [*safety_gymnasium.task_summaries(), *SPARSE_TASKS, *known], listing=LISTING)
 
 
 def _gymnasium_specs() -> Iterable[EnvSpec]:

@@ -19,6 +19,8 @@ class ValueStream:
     name: str
     discount: float
     gae_lambda: float
+    episodic: bool = True
+    """Whether it ends with an episode; if not, the next episode's values and rewards count on."""
 
 
 def generalized_advantages(
@@ -36,7 +38,7 @@ def generalized_advantages(
         values: float32 [T, N, K], `V(s_t)`.
         next_values: float32 [T, N, K], `V(s_{t+1})` of the same episode: 0 after a termination, the
             value of the episode's last observation after a truncation.
-        dones: bool [T, N], the episode ended with this step, either way.
+        dones: bool [T, N] or [T, N, K], the episode ended with this step, either way.
         discounts: float32 [K], gamma of each stream.
         gae_lambdas: float32 [K].
 
@@ -45,7 +47,8 @@ def generalized_advantages(
     """
     advantages = rewards + discounts * next_values
     advantages -= values
-    carry = (~dones)[..., None] * (discounts * gae_lambdas).astype(np.float32)
+    going_on = ~(dones if dones.ndim == 3 else dones[..., None])
+    carry = going_on * (discounts * gae_lambdas).astype(np.float32)
     for t in range(len(advantages) - 2, -1, -1):
         advantages[t] += carry[t] * advantages[t + 1]
     return advantages

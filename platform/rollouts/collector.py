@@ -7,6 +7,7 @@ episode objects. It knows nothing of Ray; the environment runner around it does.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -18,8 +19,11 @@ from quadriga.platform.errors import TrainingStopped
 from quadriga.platform.rollouts.actors import ActionScale, Actor
 from quadriga.platform.rollouts.advantages import generalized_advantages
 from quadriga.platform.rollouts.columns import ColumnBatch, EpisodeRecords, Rollout
-from quadriga.platform.rollouts.plan import COST, REWARD, RolloutPlan
+from quadriga.platform.rollouts.plan import COST, INTRINSIC, REWARD, RolloutPlan
 from quadriga.platform.statistics import RunningMoments
+
+Bonus = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Intrinsic rewards [B] of raw states [B, obs_dim], actions and next states."""
 
 
 class Collector:
@@ -38,14 +42,21 @@ class Collector:
         self.discrete = isinstance(space, gym.spaces.Discrete)
         self._scale = ActionScale(space) if isinstance(space, gym.spaces.Box) else None
         self._discounts = np.array([stream.discount for stream in plan.streams], np.float32)
+        self._episodic = np.array([stream.episodic for stream in plan.streams])
         self._gae_lambdas = np.array([stream.gae_lambda for stream in plan.streams], np.float32)
         self._observations: np.ndarray | None = None
         self._returns = np.zeros(plan.num_envs)
         self._costs = np.zeros(plan.num_envs)
         self._lengths = np.zeros(plan.num_envs, np.int64)
 
-    def collect(self, actor: Actor, steps: int, rng: np.random.Generator) -> Rollout:
+    def collect(self, actor: Actor, steps: int, rng: np.random.Generator, bonus: Bonus | None = None) -> Rollout:
         """`steps` steps of every environment.
+
+        Args:
+            actor: the policy's snapshot.
+            steps: how many.
+            rng: of the actions.
+            bonus: the intrinsic reward, if there is one.
 
         Raises:
             TrainingStopped: an observation, reward or cost is not finite.
@@ -80,7 +91,8 @@ class Collector:
             raw[t + 1], rewards[t], terminations[t], truncations[t], infos = step(action)
             costs[t] = infos["cost"]
             if (terminations[t] | truncations[t]).any():
-                for n in np.flatnonzero(truncations[t] & ~terminations[t]):
+                ended = truncations[t] & ~terminations[t] if bonus is None else truncations[t] | terminations[t]
+                for n in np.flatnonzero(ended):
                     final_steps.append((t, int(n)))
                     final_observations.append(infos["final_obs"][n].copy())
             if "failed" in infos:
@@ -91,22 +103,28 @@ class Collector:
         self._check_finite(raw, rewards, costs)
         values = actor.values(observations.reshape(-1, obs_dim)).reshape(steps + 1, num_envs, -1)
         next_values = values[1:].copy()
-        next_values[terminations] = 0.0
+        next_raw = raw[1:] if bonus is None else raw[1:].copy()
         if final_steps:
             finals = np.stack(final_observations)
             index = tuple(np.array(final_steps).T)
             next_values[index] = actor.values(actor.normalize(finals, np.empty_like(finals)))
+            if bonus is not None:
+                next_raw[index] = finals
+        next_values[terminations] = 0.0
+        next_values[..., ~self._episodic] = values[1:][..., ~self._episodic]
         values = values[:-1]
         stream_rewards = np.stack(
-            [{REWARD: rewards, COST: costs}[stream.name] for stream in self.plan.streams], axis=-1
+            [{REWARD: rewards, COST: costs, INTRINSIC: np.zeros_like(rewards)}[s.name] for s in self.plan.streams],
+            axis=-1,
         )
         dones = terminations | truncations
         if not valid.all():
             # A lost step gets advantage 0 and ends nothing before it: r := V(s), V(s') := 0.
             stream_rewards[~valid] = values[~valid]
             next_values[~valid] = 0.0
+        ends = (dones[..., None] & self._episodic) | ~valid[..., None]
         advantages = generalized_advantages(
-            stream_rewards, values, next_values, dones | ~valid, self._discounts, self._gae_lambdas
+            stream_rewards, values, next_values, ends, self._discounts, self._gae_lambdas
         )
         episodes = self._account(rewards, costs, dones, valid)
         batch = ColumnBatch(
@@ -117,6 +135,8 @@ class Collector:
             advantages=advantages.reshape(steps * num_envs, -1).T,
             value_targets=(advantages + values).reshape(steps * num_envs, -1).T,
         )
+        if bonus is not None:
+            self._add_bonus(batch, bonus, raw[:-1], next_raw, ends, valid)
         return Rollout(
             shards=[batch if valid.all() else batch.rows(valid.reshape(-1))],
             env_steps=int(valid.sum()),
@@ -126,6 +146,27 @@ class Collector:
             environment_failures=int((~valid).sum()),
             seconds=time.perf_counter() - started,
         )
+
+    def _add_bonus(
+        self,
+        batch: ColumnBatch,
+        bonus: Bonus,
+        raw: np.ndarray,
+        next_raw: np.ndarray,
+        ends: np.ndarray,
+        valid: np.ndarray,
+    ) -> None:
+        """Fills the columns of the bonus: its advantages by itself, as if its values were 0."""
+        batch.states = raw.reshape(len(batch), -1)
+        batch.next_states = next_raw.reshape(len(batch), -1)
+        batch.bonuses = bonus(batch.states, batch.actions, batch.next_states)
+        rewards = np.where(valid, batch.bonuses.reshape(valid.shape), np.float32(0))[..., None]
+        names = [stream.name for stream in self.plan.streams]
+        carrier = slice(*(k := names.index(INTRINSIC if INTRINSIC in names else REWARD), k + 1))
+        zeros = np.zeros_like(rewards)
+        batch.bonus_advantages = generalized_advantages(
+            rewards, zeros, zeros, ends[..., carrier], self._discounts[carrier], self._gae_lambdas[carrier]
+        ).reshape(-1)
 
     def _account(self, rewards: np.ndarray, costs: np.ndarray, dones: np.ndarray, valid: np.ndarray) -> EpisodeRecords:
         """Closes the episodes that ended, in the order in which they did, and carries the others on."""

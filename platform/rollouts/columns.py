@@ -26,6 +26,10 @@ class ColumnBatch:
         distributions: float32 [B, dist_dim], the acting policy's parameters: means, or logits.
         advantages: float32 [K, B], generalized advantage estimates.
         value_targets: float32 [K, B], advantages plus values.
+        bonuses: float32 [B], intrinsic rewards that are not in any stream yet; this and what follows only with a bonus.
+        bonus_advantages: float32 [B], their discounted sums by the discount and lambda of the stream that carries them.
+        states: float32 [B, obs_dim], raw observations.
+        next_states: float32 [B, obs_dim], the raw observation after the step, of the same episode.
     """
 
     observations: np.ndarray
@@ -34,6 +38,10 @@ class ColumnBatch:
     distributions: np.ndarray
     advantages: np.ndarray
     value_targets: np.ndarray
+    bonuses: np.ndarray | None = None
+    bonus_advantages: np.ndarray | None = None
+    states: np.ndarray | None = None
+    next_states: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.log_probs)
@@ -47,7 +55,13 @@ class ColumnBatch:
 
     def rows(self, index: slice | np.ndarray) -> ColumnBatch:
         """The steps that `index` selects."""
-        return ColumnBatch(**{name: np.ascontiguousarray(_select(name, getattr(self, name), index)) for name in _NAMES})
+        return ColumnBatch(
+            **{
+                name: np.ascontiguousarray(_select(name, column, index))
+                for name in _NAMES
+                if (column := getattr(self, name)) is not None
+            }
+        )
 
     @staticmethod
     def concatenate(batches: Sequence[ColumnBatch]) -> ColumnBatch:
@@ -56,6 +70,7 @@ class ColumnBatch:
             **{
                 name: np.concatenate([getattr(batch, name) for batch in batches], axis=1 if name in _STREAMED else 0)
                 for name in _NAMES
+                if getattr(batches[0], name) is not None
             }
         )
 

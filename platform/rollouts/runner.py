@@ -6,10 +6,12 @@ supplies creation, health checks and restarts; its episode objects and connector
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import ray
 import torch
@@ -20,7 +22,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 
 from quadriga.platform.errors import UserError
 from quadriga.platform.rollouts.actors import Actor
-from quadriga.platform.rollouts.collector import Collector
+from quadriga.platform.rollouts.collector import Bonus, Collector
 from quadriga.platform.rollouts.columns import EpisodeRecords, Rollout
 from quadriga.platform.rollouts.plan import RolloutPlan
 
@@ -67,7 +69,7 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
                 self.collector = Collector(self.plan, (self.plan.seed, self.index, iteration))
             actor = Actor(weights, activation=self.plan.activation, discrete=self.collector.discrete)
             rng = np.random.default_rng((self.plan.seed, self.index, iteration, request))
-            rollout = self.collector.collect(actor, steps, rng)
+            rollout = self.collector.collect(actor, steps, rng, self._bonus(weights))
         except Exception as error:
             message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             detail = "" if isinstance(error, UserError) else "\n" + traceback.format_exc()
@@ -76,6 +78,14 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
         if self.index > 0:
             rollout.shards = [ray.put(shard) for shard in rollout.shards]
         return rollout
+
+    def _bonus(self, weights: Mapping[str, np.ndarray]) -> Bonus | None:
+        if self.plan.bonus is None:
+            return None
+        assert self.collector is not None
+        space = self.collector.env.single_action_space
+        num_actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else None
+        return functools.partial(self.plan.bonus, weights, num_actions=num_actions)
 
     def rollout_state(self) -> dict[str, Any] | None:
         """The episodes under way, for a checkpoint; `None` before the first request."""

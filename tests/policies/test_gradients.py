@@ -54,8 +54,8 @@ def test_written_out_gradients_are_the_same_in_torch(action_space: gym.Space) ->
 
     on_tensors = WrittenOut(module)
     on_tensors.xp = torch
-    on_tensors.policy_network = gradients._Backward(module.policy, torch)
-    on_tensors.critic_network = gradients._Backward(module.critics, torch)
+    on_tensors.policy_network = gradients.Backward(module.policy, torch)
+    on_tensors.critic_network = gradients.Backward(module.critics, torch)
     if module.log_std is not None:
         on_tensors.log_std, on_tensors.log_std_gradient = module.log_std.detach(), module.log_std.grad
     with torch.no_grad():

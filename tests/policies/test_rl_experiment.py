@@ -9,10 +9,13 @@ from quadriga.platform.experiment import build, load, parse_assignments
 from quadriga.policies.experiment import (
     CPOSettings,
     LagrangianSettings,
+    LearningProgressSettings,
+    NoBonus,
     NoConstraint,
     PIDSettings,
     PPOSettings,
     RLExperiment,
+    SurprisalSettings,
     TRPOSettings,
     TrustRegionSettings,
 )
@@ -43,15 +46,22 @@ def test_normalization_follows_the_environment_unless_it_is_named(id: str, kind:
 
 
 def test_presets_are_what_their_names_say() -> None:
-    kinds = {preset: (type(rl(preset).update), type(rl(preset).constraint)) for preset in PRESETS}
+    kinds = {
+        preset: (type(rl(preset).update), type(rl(preset).constraint), type(rl(preset).bonus)) for preset in PRESETS
+    }
     assert kinds == {
-        "ppo": (PPOSettings, NoConstraint),
-        "ppo-lagrangian": (PPOSettings, LagrangianSettings),
-        "pid-lagrangian": (PPOSettings, PIDSettings),
-        "trpo": (TRPOSettings, NoConstraint),
-        "trpo-lagrangian": (TRPOSettings, LagrangianSettings),
-        "trpo-pid": (TRPOSettings, PIDSettings),
-        "cpo": (CPOSettings, TrustRegionSettings),
+        "ppo": (PPOSettings, NoConstraint, NoBonus),
+        "ppo-lagrangian": (PPOSettings, LagrangianSettings, NoBonus),
+        "pid-lagrangian": (PPOSettings, PIDSettings, NoBonus),
+        "trpo": (TRPOSettings, NoConstraint, NoBonus),
+        "trpo-lagrangian": (TRPOSettings, LagrangianSettings, NoBonus),
+        "trpo-pid": (TRPOSettings, PIDSettings, NoBonus),
+        "cpo": (CPOSettings, TrustRegionSettings, NoBonus),
+        "surprisal": (TRPOSettings, NoConstraint, SurprisalSettings),
+        "learning-progress": (TRPOSettings, NoConstraint, LearningProgressSettings),
+        "ppo-surprisal": (PPOSettings, NoConstraint, SurprisalSettings),
+        "ppo-learning-progress": (PPOSettings, NoConstraint, LearningProgressSettings),
+        "safe-surprisal": (PPOSettings, PIDSettings, SurprisalSettings),
     }
 
 

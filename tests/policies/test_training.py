@@ -34,6 +34,13 @@ SMALL: dict[str, Any] = {
 
 TRPO_PID: dict[str, Any] = {"preset": "trpo-pid", "update": {"kind": "trpo"}}
 CPO: dict[str, Any] = {"preset": "cpo", "update": {"kind": "cpo"}}
+SAFE_SURPRISAL: dict[str, Any] = {"preset": "safe-surprisal", "bonus": {"dynamics": {"batch_size": 300}}}
+LEARNING_PROGRESS: dict[str, Any] = {
+    "preset": "learning-progress",
+    "update": {"kind": "trpo"},
+    "constraint": {"kind": "none"},
+    "bonus": {"kind": "learning-progress", "k": 2, "critic": "own", "episodic": False},
+}
 
 
 def experiment(**changes: Any) -> RLExperiment:
@@ -159,8 +166,14 @@ def test_normalizer_is_exact_over_all_runners(make_trainer: Trainers) -> None:
         ("HalfCheetah-v5", 1, {}),
         ("faulty_environments:Ramp-v0", 0, TRPO_PID),
         ("faulty_environments:Ramp-v0", 0, CPO | {"constraint": {"cost_limit": 4.0, "margin_learning_rate": 0.1}}),
+        (
+            "faulty_environments:Ramp-v0",
+            1,
+            SAFE_SURPRISAL | {"bonus": {"dynamics": {"optimizer": "adam", "updates": 2}}},
+        ),
+        ("SparseMountainCar-v0", 0, LEARNING_PROGRESS),
     ],
-    ids=["0-ramp", "1-ramp", "0-cheetah", "1-cheetah", "trpo-pid", "cpo"],
+    ids=["0-ramp", "1-ramp", "0-cheetah", "1-cheetah", "trpo-pid", "cpo", "safe-surprisal", "learning-progress"],
 )
 def test_resume_is_bit_identical(
     make_trainer: Trainers, tmp_path: Path, env: str, env_runners: int, rule: dict[str, Any]
@@ -184,6 +197,23 @@ def test_resume_is_bit_identical(
         {name: value for name, value in row.items() if name not in timings},
         {name: value for name, value in expected_row.items() if name not in timings},
     )
+
+
+@pytest.mark.parametrize("rule", [SAFE_SURPRISAL, LEARNING_PROGRESS], ids=["safe-surprisal", "learning-progress"])
+def test_a_model_is_the_same_on_every_learner_and_its_bonus_on_every_runner(
+    make_trainer: Trainers, rule: dict[str, Any]
+) -> None:
+    trainer = make_trainer(**rule, rollout={"env_runners": 2}, learner={"learners": 2})
+    rows = [trainer.train_iteration() for _ in range(3)]
+    states = trainer.algorithm._bonus_states()
+    first, second = (states[index]["fit"] for index in (0, 1))
+    for name in ("parameters", "scales"):
+        assert_identical(first[name], second[name])
+    assert first["replay"]["size"] + second["replay"]["size"] == 1200
+    # Progress takes two models, surprisal one.
+    begins = 1 if rule is SAFE_SURPRISAL else 2
+    assert [row["bonus_mean"] != 0 for row in rows] == [t >= begins for t in range(3)]
+    assert rows[-1]["dynamics_kl"] <= 1e-3
 
 
 def test_an_older_checkpoint_can_be_loaded_into_a_running_algorithm(make_trainer: Trainers, tmp_path: Path) -> None:
@@ -335,3 +365,11 @@ def test_steps_lost_with_their_runner_are_left_out(
     row = trainer.train_iteration()
     assert row["env_steps"] == 800
     assert np.isfinite(row["kl"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_surprisal_finds_the_top_of_the_hill(make_trainer: Trainers, seed: int) -> None:
+    settings = build({"preset": "ppo-surprisal", "env": "SparseMountainCar-v0", "seed": seed})
+    trainer = make_trainer.add(RLTrainer(settings))
+    assert any(trainer.train_iteration()["episode_return_mean"] > 0 for _ in range(40))
