@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import ray
 
 from quadriga.platform import runtime
 from quadriga.platform.errors import UserError
@@ -57,6 +58,12 @@ print(json.dumps({
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 """127.0.0.1, the same in IPv6, and ::1, as /proc/net writes them."""
+
+
+@pytest.fixture(autouse=True)
+def unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may have connected this process to a Ray, which `ensure_ray` would then join, whatever the address."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
 def clean_environment() -> dict[str, str]:
