@@ -62,7 +62,7 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 
 @pytest.fixture(autouse=True)
 def unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests may have connected this process to a Ray, which `ensure_ray` would then join, whatever the address."""
+    """Other tests may have connected this process to a Ray, which `ensure_ray` would use, whatever the address."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
