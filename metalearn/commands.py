@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quadriga.platform.cli import AsJson, Chosen, RunsDir, Steps
+from quadriga.platform.cli import Address, AsJson, Chosen, Name, Quiet, Resume, RunsDir, Seed, Steps
 from quadriga.platform.errors import UserError
 from quadriga.platform.tables import print_table
 
@@ -34,7 +34,7 @@ def train(
         str | None, typer.Argument(metavar="[PRESET|FILE.yaml]", help="Preset name or experiment file.")
     ] = None,
     steps: Steps = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="Every random stream derives from it.")] = None,
+    seed: Seed = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Processes that learn tasks; 0 learns in this one.")
     ] = None,
@@ -43,17 +43,12 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other field: --set inner.steps=8. May be repeated."),
     ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run folder.")] = None,
+    name: Name = None,
     runs_dir: RunsDir = "runs",
-    resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Continue this run; --steps is then its new total.")
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (default: RAY_ADDRESS, else a local Ray)."),
-    ] = None,
+    resume: Resume = None,
+    address: Address = None,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Meta-train by preset or from an experiment file, or continue a run.
 

@@ -46,6 +46,15 @@ class Chosen(StrEnum):
 
 RunsDir = Annotated[str, typer.Option("--runs-dir", metavar="DIR", help="Folder or URI (s3://...) of all runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+# Of every command that trains.
+Seed = Annotated[int | None, typer.Option(metavar="S", help="Every random stream derives from it.")]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run folder.")]
+Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run; --steps is then its new total.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (default: RAY_ADDRESS, else a local Ray)."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
 def parse_count(text: str) -> int:
@@ -99,7 +108,7 @@ def train(
     ] = None,
     env: Annotated[str | None, typer.Option(metavar="ID", help="Environment; see: quadriga list environments.")] = None,
     steps: Steps = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="Every random stream derives from it.")] = None,
+    seed: Seed = None,
     env_runners: Annotated[
         int | None, typer.Option(metavar="N", help="Processes that collect; 0 collects in this one.")
     ] = None,
@@ -111,18 +120,13 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other field: --set update.epochs=4. May be repeated."),
     ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run folder.")] = None,
+    name: Name = None,
     runs_dir: RunsDir = "runs",
-    resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Continue this run; --steps is then its new total.")
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (default: RAY_ADDRESS, else a local Ray)."),
-    ] = None,
+    resume: Resume = None,
+    address: Address = None,
     dashboard: Annotated[bool, typer.Option("--dashboard", help="A local Ray serves its dashboard.")] = False,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train an algorithm by name or from an experiment file, or continue a run.
 
