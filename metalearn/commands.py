@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from quadriga.platform.cli import Address, AsJson, Chosen, Name, Quiet, Resume, RunsDir, Seed, Steps
 from quadriga.platform.errors import UserError
+from quadriga.platform.options import Address, AsJson, Chosen, Name, Quiet, Resume, RunsDir, Seed, Steps
 from quadriga.platform.tables import print_table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Meta-learning: Reptile, first-order MAML, MAML.")

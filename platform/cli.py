@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import re
 import sys
 import traceback
 import warnings
@@ -20,12 +19,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from quadriga.platform.errors import TrainingInterrupted, UserError, one_line
+from quadriga.platform.options import Address, AsJson, Chosen, Name, Quiet, Resume, RunsDir, Seed, Steps
 from quadriga.platform.tables import print_table
 
 COMMANDS = "quadriga.commands"
-COUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?(?:e[+]?\d+)?|\.\d+e[+]?\d+)([kmb]?)", re.IGNORECASE)
-FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -35,46 +32,6 @@ class Listing(StrEnum):
     algorithms = "algorithms"
     environments = "environments"
     presets = "presets"
-
-
-class Chosen(StrEnum):
-    """Which checkpoint is evaluated."""
-
-    latest = "latest"
-    best = "best"
-
-
-RunsDir = Annotated[str, typer.Option("--runs-dir", metavar="DIR", help="Folder or URI (s3://...) of all runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-# Of every command that trains.
-Seed = Annotated[int | None, typer.Option(metavar="S", help="Every random stream derives from it.")]
-Name = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run folder.")]
-Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run; --steps is then its new total.")]
-Address = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (default: RAY_ADDRESS, else a local Ray)."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-
-
-def parse_count(text: str) -> int:
-    """A number of steps as people write it: `200000`, `1_000_000`, `1e6`, `1.5M`, `300k`.
-
-    Raises:
-        typer.BadParameter: it is none, or not whole.
-    """
-    match = COUNT.fullmatch(text.strip())
-    if match:
-        value = float(match[1].replace("_", "").replace(",", "")) * FACTORS[match[2].lower()]
-        if value >= 1 and value.is_integer():
-            return int(value)
-    raise typer.BadParameter(f"expected a number such as 200000, 1_000_000, 1e6 or 1.5M, got {text!r}")
-
-
-Steps = Annotated[
-    int | None,
-    typer.Option("--steps", metavar="N", parser=parse_count, help="Length of the run in steps: 200000, 1e6, 1.5M."),
-]
 
 
 @app.callback(invoke_without_command=True)

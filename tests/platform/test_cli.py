@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from quadriga.platform import cli, lines
-from quadriga.platform.cli import parse_count
+from quadriga.platform.options import parse_count
 from quadriga.platform.run_folder import RunFolder
 
 SCRIPT = Path(sys.executable).with_name("quadriga")
