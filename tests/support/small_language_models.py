@@ -1,4 +1,4 @@
-"""A causal language model of a few thousand weights with its tokenizer, real ones of `transformers` and `tokenizers`."""
+"""A causal language model of a few thousand weights with its tokenizer, of `transformers` and `tokenizers`."""
 
 from __future__ import annotations
 
