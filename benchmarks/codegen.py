@@ -3,7 +3,7 @@
     python benchmarks/codegen.py [--model smollm2] [--problems N] [--samples N] [--new-tokens N] [--slots N]
                                  [--rounds N] [--dtype float32] [--quick] [--json FILE] [--markdown FILE]
 
-One process, one model, one thread, the same prompts, temperature and nucleus, in turn. No stop sequences on either side.
+One process, model and thread, the same prompts, temperature and nucleus, in turn. No stop sequences on either side.
 CPU seconds are those of the process; loading is in none.
 """
 
