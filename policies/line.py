@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quadriga.platform.lines import EvaluationRequest, Line, Trainer
+from quadriga.policies.benchmarks import BENCHMARKS
 from quadriga.policies.experiment import NoConstraint, RLExperiment
 from quadriga.policies.presets import PRESETS
 
@@ -80,6 +81,7 @@ LINE = Line(
             "prediction-error": "squared error of the predicted change of state (Stadie et al. 2015)",
         },
     },
+    benchmarks=BENCHMARKS,
     cpus=_cpus,
     check=_check,
 )
