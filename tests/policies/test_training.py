@@ -365,11 +365,3 @@ def test_steps_lost_with_their_runner_are_left_out(
     row = trainer.train_iteration()
     assert row["env_steps"] == 800
     assert np.isfinite(row["kl"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_surprisal_finds_the_top_of_the_hill(make_trainer: Trainers, seed: int) -> None:
-    settings = build({"preset": "ppo-surprisal", "env": "SparseMountainCar-v0", "seed": seed})
-    trainer = make_trainer.add(RLTrainer(settings))
-    assert any(trainer.train_iteration()["episode_return_mean"] > 0 for _ in range(40))
