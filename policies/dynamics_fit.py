@@ -138,7 +138,7 @@ class Member:
     ) -> dict[str, float]:
         """One update on these rows and those of the other learners; collective. Returns its metrics.
 
-        `rng` and `known`, the number of transitions in the replays, are for models that draw, and know what they rest on.
+        `rng` and `known`, the number of transitions in the replays, are for models that draw, and weigh a prior.
         """
         size = int(total(np.array([len(inputs)], np.float64))[0])
         gradient, old = self.gradient(inputs, targets, size, total)

@@ -1,4 +1,4 @@
-"""What a bonus does to a run, on real Ray: without one nothing moves where nothing is paid, and with one something does."""
+"""What a bonus does to a run, on real Ray: where nothing is paid, nothing moves without one, and something with one."""
 
 from __future__ import annotations
 
