@@ -30,7 +30,7 @@ from torch import Tensor
 
 from quadriga.metalearn import networks
 from quadriga.metalearn.networks import BLOCKS, KERNEL, NORM_EPSILON, ConvNet, Padding, same_padding
-from quadriga.metalearn.products import linear, product
+from quadriga.metalearn.products import product, product_into
 
 Floats = NDArray[np.floating[Any]]
 TAPS = KERNEL * KERNEL
@@ -38,18 +38,45 @@ threshold_backward = torch.ops.aten.threshold_backward
 native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
 
+class Views(NamedTuple):
+    """A vector of parameters, or of a gradient, as the passes take it; all of it is the vector's memory.
+
+    Attributes:
+        leaves: the arrays of `ConvNet.leaves`, convolutions as matrices `[filters, 9 channels]`.
+        turned: weights of convolutions, transposed.
+        first: the first block's arrays, which are NumPy's business.
+        dense: the last layer's weights, transposed.
+    """
+
+    leaves: list[Tensor]
+    turned: list[Tensor]
+    first: tuple[Floats, ...]
+    dense: Tensor
+
+
 class Images(NamedTuple):
-    """Labeled images in the form in which the first block takes them, made once a task.
+    """A batch of labeled images in the form in which the first block takes them.
 
     Attributes:
         patches: `[images, pixels, 9 channels + 1]`, the last column 1.
-        moments: `[images, (9 channels + 1)^2]`, sums over pixels of the products of `patches`' columns.
         targets: `[images, outputs]`, 1 at the label; zeros if there are no labels.
+        means: of the patches' other columns over the batch, `[9 channels]`.
+        covariance: likewise `[9 channels, 9 channels]`.
     """
 
     patches: Tensor
-    moments: Tensor
     targets: Tensor
+    means: Floats
+    covariance: Floats
+
+    @classmethod
+    def of(cls, patches: Tensor, targets: Tensor) -> Images:
+        """With the moments computed."""
+        rows = patches.view(-1, patches.shape[-1])
+        moments = torch.mm(rows.t(), rows).numpy()
+        moments /= len(rows)
+        means = moments[-1, :-1]
+        return cls(patches, targets, means, moments[:-1, :-1] - means[:, None] * means)
 
     @property
     def size(self) -> int:
@@ -57,8 +84,8 @@ class Images(NamedTuple):
         return len(self.patches)
 
     def take(self, index: Tensor) -> Images:
-        """The images of `index` `[n]`, int64."""
-        return Images(*(part.index_select(0, index) for part in self))
+        """The images of `index` `[n]`, int64, as a batch."""
+        return Images.of(self.patches.index_select(0, index), self.targets.index_select(0, index))
 
 
 class Block:
@@ -78,6 +105,7 @@ class Block:
         )
         self.columns = torch.empty(self.pixels, TAPS * filters, dtype=dtype)
         self._columns = self.columns.view(self.windows.shape)
+        self.u = torch.empty(self.pixels, filters, dtype=dtype)
         self._scattered = torch.empty(batch, 2 * out, 2 * out, filters, dtype=dtype)
         self.d_input = self._scattered[:, before : before + side, before : before + side]
         self._scattering = self._scatter_views(batch, out, filters)
@@ -129,10 +157,8 @@ class Block:
 
 
 class First(NamedTuple):
-    """Of the first block: `C` and means `m` of the patches, `w C`, mean of `u`, `r` and `s`."""
+    """Of the first block: `w C`, mean of `u`, `r` and `s`."""
 
-    covariance: Floats
-    means: Floats
     weighted: Floats
     mu: Floats
     r: Floats
@@ -156,24 +182,26 @@ class Workspace:
         self.blocks = [Block(batch, side, filters, dtype) for side in sides[1:BLOCKS]]
         self.d_first = torch.empty(batch, sides[1], sides[1], filters, dtype=dtype)
         self.d_first_matrix = self.d_first.view(-1, filters)
-        self.pixels = batch * sides[1] ** 2
-        # Weights of the first block with the normalization in them, and its shift in the last column.
-        self.folded = torch.empty(filters, TAPS * network.channels + 1, dtype=dtype)
+        taps = TAPS * network.channels
+        # Weights of the first block with the normalization in them, and its shift in the last row.
+        self.folded = torch.empty(taps + 1, filters, dtype=dtype)
         folded = self.folded.numpy()
-        self.folded_weight, self.folded_shift = folded[:, :-1], folded[:, -1]
+        self.folded_weight, self.folded_shift = folded[:-1].T, folded[-1]
+        self.first_u = torch.empty(batch * sides[1] ** 2, filters, dtype=dtype)
+        self.first_sums = torch.empty(taps + 1, filters, dtype=dtype)
         self.first: First
         self.saved: list[Saved] = []
         self.features: Tensor
         # Of the backward pass, for second derivatives: of blocks from the last to the second, dz and du.
         self.d_logits: Tensor
         self.slopes: list[tuple[Tensor, Tensor]] = []
-        self.sums: Tensor
+        self.sums = self.first_sums.t()
 
 
 class Tape(NamedTuple):
     """What `ConvKernel.record` keeps for `curvature`."""
 
-    leaves: list[Tensor]
+    parameters: Views
     images: Images
     work: Workspace
 
@@ -198,10 +226,12 @@ class ConvKernel:
         self._workspaces: dict[int, Workspace] = {}
         self._spare: dict[int, list[Workspace]] = {}
 
-    def bind(self, vector: NDArray[np.floating[Any]]) -> list[Tensor]:
+    def bind(self, vector: NDArray[np.floating[Any]]) -> Views:
         """Views of parameters or of a gradient `[size]`, as the other methods take them; made once a vector."""
         leaves = networks.split(self.network, torch.from_numpy(vector))
-        return [leaf.flatten(1) if leaf.dim() == 4 else leaf for leaf in leaves]
+        leaves = [leaf.flatten(1) if leaf.dim() == 4 else leaf for leaf in leaves]
+        turned = [leaf.t() for leaf in leaves[: 3 * BLOCKS : 3]]
+        return Views(leaves, turned, tuple(leaf.numpy() for leaf in leaves[:3]), leaves[-2].t())
 
     def prepare(self, inputs: NDArray[np.generic], targets: NDArray[Any] | None = None) -> Images:
         """Images `[n, side, side, channels]` of any real dtype with labels `[n]`, as patches."""
@@ -220,40 +250,40 @@ class ConvKernel:
         one_hot = torch.zeros(count, self.network.outputs, dtype=self.dtype)
         if targets is not None:
             one_hot[torch.arange(count), torch.from_numpy(targets)] = 1
-        return Images(patches, torch.bmm(patches.transpose(1, 2), patches).flatten(1), one_hot)
+        return Images.of(patches, one_hot)
 
-    @torch.no_grad()
-    def predict(self, leaves: list[Tensor], images: Images) -> Tensor:
+    @torch.inference_mode()
+    def predict(self, parameters: Views, images: Images) -> Tensor:
         """Logits `[n, outputs]`, normalized over all n images."""
-        return self._forward(leaves, images, self._workspace(images.size))
+        return self._forward(parameters, images, self._workspace(images.size))
 
-    @torch.no_grad()
-    def gradient(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tensor:
-        """Overwrites `gradients` with those of the cross-entropy of `images`; returns the logits `[n, outputs]`."""
-        return self._gradient(leaves, images, gradients, self._workspace(images.size))
+    @torch.inference_mode()
+    def gradient(self, parameters: Views, images: Images, gradient: Views) -> Tensor:
+        """Overwrites `gradient` with that of the cross-entropy of `images`; returns the logits `[n, outputs]`."""
+        return self._gradient(parameters, images, gradient, self._workspace(images.size), keep=False)
 
-    @torch.no_grad()
-    def record(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tape:
+    @torch.inference_mode()
+    def record(self, parameters: Views, images: Images, gradient: Views) -> Tape:
         """As `gradient`, and keeps what `curvature` needs; the parameters must not change until then."""
         spare = self._spare.setdefault(images.size, [])
         work = spare.pop() if spare else Workspace(self.network, images.size, self.dtype)
-        self._gradient(leaves, images, gradients, work)
-        return Tape(leaves, images, work)
+        self._gradient(parameters, images, gradient, work, keep=True)
+        return Tape(parameters, images, work)
 
-    @torch.no_grad()
-    def curvature(self, tape: Tape, direction: list[Tensor], out: list[Tensor]) -> None:
+    @torch.inference_mode()
+    def curvature(self, tape: Tape, direction: Views, out: Views) -> None:
         """Overwrites `out` with the Hessian of a recorded loss times `direction`; the tape is used up."""
         from quadriga.metalearn.conv_curvature import curvature
 
         curvature(self, tape, direction, out)
         self._spare[tape.images.size].append(tape.work)
 
-    def _gradient(self, leaves: list[Tensor], images: Images, gradients: list[Tensor], work: Workspace) -> Tensor:
-        logits = self._forward(leaves, images, work)
+    def _gradient(self, parameters: Views, images: Images, gradient: Views, work: Workspace, *, keep: bool) -> Tensor:
+        logits = self._forward(parameters, images, work)
         d_logits = torch.softmax(logits, 1).sub_(images.targets)
         if self.mean_loss:
             d_logits /= images.size
-        self._backward(leaves, images, work, d_logits, gradients)
+        self._backward(parameters, images, work, d_logits, gradient, keep=keep)
         return logits
 
     def loss(self, logits: Tensor, images: Images) -> float:
@@ -266,15 +296,16 @@ class ConvKernel:
             self._workspaces[batch] = Workspace(self.network, batch, self.dtype)
         return self._workspaces[batch]
 
-    def _forward(self, leaves: list[Tensor], images: Images, work: Workspace) -> Tensor:
-        taps = leaves[0].shape[1]
-        _fold(leaves, images, work)
+    def _forward(self, parameters: Views, images: Images, work: Workspace) -> Tensor:
+        leaves = parameters.leaves
+        _fold(parameters, images, work)
         output = work.blocks[0].input
-        torch.clamp_min(linear(images.patches.view(-1, taps + 1), work.folded).view(output.shape), 0, out=output)
+        u = product(images.patches.view(-1, len(work.folded)), work.folded, work.first_u)
+        torch.clamp_min(u.view(output.shape), 0, out=output)
         work.saved = []
         for index, block in enumerate(work.blocks, 1):
-            weight, scale, shift = leaves[3 * index : 3 * index + 3]
-            u = linear(block.gather(), weight)
+            u = product(block.gather(), parameters.turned[index], block.u)
+            scale, shift = leaves[3 * index + 1 : 3 * index + 3]
             z, mu, r = torch.native_batch_norm(u, scale, shift, None, None, True, 0.0, NORM_EPSILON)
             if index < BLOCKS - 1:
                 output = work.blocks[index].input
@@ -283,63 +314,58 @@ class ConvKernel:
                 output = z.clamp_min_(0).view(images.size, block.padding.out, block.padding.out, -1)
             work.saved.append(Saved(u, output, mu, r))
         work.features = output.view(images.size, -1)
-        return torch.addmm(leaves[-1], work.features, leaves[-2].T)
+        return torch.addmm(leaves[-1], work.features, parameters.dense)
 
     def _backward(
-        self, leaves: list[Tensor], images: Images, work: Workspace, d_logits: Tensor, gradients: list[Tensor]
+        self, parameters: Views, images: Images, work: Workspace, d_logits: Tensor, gradient: Views, *, keep: bool
     ) -> None:
+        leaves, gradients = parameters.leaves, gradient.leaves
         work.d_logits, work.slopes = d_logits, []
-        torch.mm(d_logits.T, work.features, out=gradients[-2])
+        torch.mm(d_logits.t(), work.features, out=gradients[-2])
         torch.sum(d_logits, 0, out=gradients[-1])
         d_output = torch.mm(d_logits, leaves[-2]).view(work.saved[-1].output.shape)
         for index in range(BLOCKS - 1, 0, -1):
             block, (u, output, mu, r) = work.blocks[index - 1], work.saved[index - 1]
             weight, scale = leaves[3 * index : 3 * index + 2]
-            dz = threshold_backward(d_output, output, 0).reshape(u.shape)
+            dz = threshold_backward(d_output, output, 0).view(u.shape)
             du, d_scale, d_shift = native_batch_norm_backward(
                 dz, u, scale, None, None, mu, r, True, NORM_EPSILON, (True, True, True)
             )
-            work.slopes.append((dz, du))
-            gradients[3 * index].copy_(product(du.T, block.columns))
+            product_into(du.t(), block.columns, gradients[3 * index])
             gradients[3 * index + 1].copy_(d_scale)
             gradients[3 * index + 2].copy_(d_shift)
-            d_output = block.scatter(product(du, weight))
+            if keep:
+                work.slopes.append((dz, du))
+            # Unless they are kept, nobody needs the columns any more: their gradient takes their place.
+            d_output = block.scatter(product(du, weight, None if keep else block.columns))
         threshold_backward(d_output, work.blocks[0].input, 0, grad_input=work.d_first)
-        # `[10, n]` by `[n, 64]`: MKL takes three times as long for the transposed product.
-        work.sums = torch.mm(images.patches.view(-1, leaves[0].shape[1] + 1).T, work.d_first_matrix).T
-        _first_backward(leaves[0], work, gradients)
+        torch.mm(images.patches.view(-1, len(work.folded)).t(), work.d_first_matrix, out=work.first_sums)
+        _first_backward(parameters, images, work, gradient)
 
 
 # NumPy's operations on a few hundred numbers take a fraction of the time of PyTorch's.
-def _fold(leaves: list[Tensor], images: Images, work: Workspace) -> None:
+def _fold(parameters: Views, images: Images, work: Workspace) -> None:
     """Sets `work.folded` and `work.first`."""
-    weight, scale, shift = (leaf.numpy() for leaf in leaves[:3])
-    taps = weight.shape[1]
-    moments = np.add.reduce(images.moments.numpy(), 0)
-    moments /= work.pixels
-    moments = moments.reshape(taps + 1, taps + 1)
-    means = moments[taps, :taps]
-    covariance = moments[:taps, :taps] - means[:, None] * means
-    weighted, mu = weight @ covariance, weight @ means
+    weight, scale, shift = parameters.first
+    weighted, mu = weight @ images.covariance, weight @ images.means
     variance = np.add.reduce(weighted * weight, 1)
     variance += NORM_EPSILON
     r = np.reciprocal(np.sqrt(variance, out=variance), out=variance)
     s = r * scale
     np.multiply(weight, s[:, None], out=work.folded_weight)
     np.subtract(shift, s * mu, out=work.folded_shift)
-    work.first = First(covariance, means, weighted, mu, r, s)
+    work.first = First(weighted, mu, r, s)
 
 
-def _first_backward(leaf: Tensor, work: Workspace, gradients: list[Tensor]) -> None:
+def _first_backward(parameters: Views, images: Images, work: Workspace, gradient: Views) -> None:
     """The first block's gradients from `work.sums`."""
-    weight, first, sums = leaf.numpy(), work.first, work.sums.numpy()
-    d_weight, d_scale, d_shift = (gradient.numpy() for gradient in gradients[:3])
-    taps = weight.shape[1]
-    with_patches, total = sums[:, :taps], sums[:, taps]
+    weight, first, sums = parameters.first[0], work.first, work.sums.numpy()
+    d_weight, d_scale, d_shift = gradient.first
+    with_patches, total = sums[:, :-1], sums[:, -1]
     d_shift[:] = total
     moment = np.add.reduce(weight * with_patches, 1)
     moment -= first.mu * total
     np.multiply(moment, first.r, out=d_scale)
-    np.subtract(with_patches, total[:, None] * first.means, out=d_weight)
+    np.subtract(with_patches, total[:, None] * images.means, out=d_weight)
     d_weight -= (d_scale * first.r)[:, None] * first.weighted
     d_weight *= first.s[:, None]
