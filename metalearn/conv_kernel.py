@@ -29,13 +29,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quadriga.metalearn import networks
-from quadriga.metalearn.networks import BLOCKS, KERNEL, NORM_EPSILON, ConvNet, Padding, same_padding
+from quadriga.metalearn.networks import BLOCKS, KERNEL, NORM_EPSILON, ConvNet, same_padding
 from quadriga.metalearn.products import product, product_into
 
 Floats = NDArray[np.floating[Any]]
 TAPS = KERNEL * KERNEL
-threshold_backward = torch.ops.aten.threshold_backward
-native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
+ALL = (True, True, True)
+threshold_backward = torch.ops.aten.threshold_backward.grad_input
+native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
 class Views(NamedTuple):
@@ -54,105 +55,115 @@ class Views(NamedTuple):
     dense: Tensor
 
 
-class Images(NamedTuple):
+class Images:
     """A batch of labeled images in the form in which the first block takes them.
 
-    Attributes:
+    Args:
         patches: `[images, pixels, 9 channels + 1]`, the last column 1.
         targets: `[images, outputs]`, 1 at the label; zeros if there are no labels.
+
+    Attributes:
+        size: number of images.
+        rows: all patches, `[images pixels, 9 channels + 1]`.
         means: of the patches' other columns over the batch, `[9 channels]`.
         covariance: likewise `[9 channels, 9 channels]`.
     """
 
-    patches: Tensor
-    targets: Tensor
-    means: Floats
-    covariance: Floats
+    def __init__(self, patches: Tensor, targets: Tensor) -> None:
+        self._patches, self.targets, self.size = patches, targets, len(patches)
+        self.rows = patches.view(-1, patches.shape[-1])
+        self.turned = self.rows.t()
+        moments = torch.mm(self.turned, self.rows).numpy()
+        moments /= len(self.rows)
+        self.means: Floats = moments[-1, :-1]
+        self.covariance: Floats = moments[:-1, :-1] - self.means[:, None] * self.means
 
-    @classmethod
-    def of(cls, patches: Tensor, targets: Tensor) -> Images:
-        """With the moments computed."""
-        rows = patches.view(-1, patches.shape[-1])
-        moments = torch.mm(rows.t(), rows).numpy()
-        moments /= len(rows)
-        means = moments[-1, :-1]
-        return cls(patches, targets, means, moments[:-1, :-1] - means[:, None] * means)
-
-    @property
-    def size(self) -> int:
-        """Number of images."""
-        return len(self.patches)
-
+    @torch.inference_mode()
     def take(self, index: Tensor) -> Images:
         """The images of `index` `[n]`, int64, as a batch."""
-        return Images.of(self.patches.index_select(0, index), self.targets.index_select(0, index))
+        return Images(self._patches.index_select(0, index), self.targets.index_select(0, index))
 
 
 class Block:
-    """What a block after the first keeps between forward and backward pass, for one batch size."""
+    """A block after the first: its memory for one batch size, and the views of it that a pass needs.
+
+    They are made once because a view costs more than the arithmetic of a small image.
+
+    Attributes:
+        input, d_input: `[images, side, side, filters]`, and its gradient.
+        columns: of the input, `[pixels, 9 filters]`.
+        u, z, mu, r, dz: as in the module's docstring; `[pixels, filters]` and `[filters]`.
+        output, d_output: `[images, out, out, filters]`, the next block's `input` and `d_input`.
+    """
+
+    output: Tensor
+    d_output: Tensor
 
     def __init__(self, batch: int, side: int, filters: int, dtype: torch.dtype) -> None:
-        self.padding: Padding = same_padding(side, 2)
-        before, _, out = self.padding
+        before, _, out = same_padding(side, 2)
         self.pixels = batch * out * out
         padded = 2 * out + 1
-        self.padded = torch.zeros(batch, padded, padded, filters, dtype=dtype)
-        self.input = self.padded[:, before : before + side, before : before + side]
+        self._padded = torch.zeros(batch, padded, padded, filters, dtype=dtype)
+        self._inside = slice(before, before + side)
+        self.input = self._padded[:, self._inside, self._inside]
         line, pixel = padded * filters, filters
-        self.windows = self.padded.as_strided(
+        self._windows = self._padded.as_strided(
             (batch, out, out, KERNEL, KERNEL * filters),
             (padded * line, 2 * line, 2 * pixel, line, 1),
         )
         self.columns = torch.empty(self.pixels, TAPS * filters, dtype=dtype)
-        self._columns = self.columns.view(self.windows.shape)
-        self.u = torch.empty(self.pixels, filters, dtype=dtype)
+        self._columns = self.columns.view(self._windows.shape)
         self._scattered = torch.empty(batch, 2 * out, 2 * out, filters, dtype=dtype)
-        self.d_input = self._scattered[:, before : before + side, before : before + side]
-        self._scattering = self._scatter_views(batch, out, filters)
+        self.d_input = self._scattered[:, self._inside, self._inside]
+        self._targets, self._layouts = self._scattering(batch, out, filters)
+        self._sources = [self.columns.as_strided(*layout) for layout in self._layouts]
+        self.u, self.z, self.dz = (torch.empty(self.pixels, filters, dtype=dtype) for _ in range(3))
+        self.z_image, self.dz_image = (values.view(batch, out, out, filters) for values in (self.z, self.dz))
+        self.mu, self.r = torch.empty(filters, dtype=dtype), torch.empty(filters, dtype=dtype)
 
     def gather(self) -> Tensor:
         """im2col: `[pixels, 9 filters]` of what is in `input`."""
-        self._columns.copy_(self.windows)
+        self._columns.copy_(self._windows)
         return self.columns
 
     def columns_of(self, values: Tensor) -> Tensor:
         """im2col of `values` of the shape of `input`, in new memory."""
-        padded = torch.zeros_like(self.padded)
-        before, side = self.padding.before, self.input.shape[1]
-        padded[:, before : before + side, before : before + side].copy_(values.view(self.input.shape))
-        return padded.as_strided(self.windows.shape, self.windows.stride()).reshape(self.pixels, -1)
+        padded = torch.zeros_like(self._padded)
+        padded[:, self._inside, self._inside].copy_(values.view(self.input.shape))
+        return padded.as_strided(self._windows.shape, self._windows.stride()).reshape(self.pixels, -1)
 
-    def _scatter_views(self, batch: int, out: int, filters: int) -> list[tuple[Tensor, list[int], list[int], int]]:
-        """Of each addition in `scatter`: where to, and sizes, strides and offset in the columns.
-
-        The views are made here because slicing costs more than adding where images are small.
-        """
+    def _scattering(
+        self, batch: int, out: int, filters: int
+    ) -> tuple[list[Tensor], list[tuple[list[int], list[int], int]]]:
+        """Of each addition in `scatter`: where to; and sizes, strides and offset in the columns."""
         pairs = self._scattered.view(batch, out, 2, out, 2 * filters)
         pixel, tap_line = TAPS * filters, KERNEL * filters
         line = out * pixel
         outer, inner = [out * line, line], [pixel, 1]
-        return [
-            (pairs, [batch, out, 2, out, 2 * filters], [*outer, tap_line, *inner], 0),
-            (pairs[:, :, :, 1:, :filters], [batch, out, 2, out - 1, filters], [*outer, tap_line, *inner], 2 * filters),
-            (pairs[:, 1:, 0], [batch, out - 1, out, 2 * filters], [*outer, *inner], 2 * tap_line),
-            (
-                pairs[:, 1:, 0, 1:, :filters],
-                [batch, out - 1, out - 1, filters],
-                [*outer, *inner],
-                2 * tap_line + 2 * filters,
-            ),
+        targets = [pairs, pairs[:, :, :, 1:, :filters], pairs[:, 1:, 0], pairs[:, 1:, 0, 1:, :filters]]
+        layouts = [
+            ([*outer, tap_line, *inner], 0),
+            ([*outer, tap_line, *inner], 2 * filters),
+            ([*outer, *inner], 2 * tap_line),
+            ([*outer, *inner], 2 * tap_line + 2 * filters),
+        ]
+        return targets, [
+            (list(target.shape), strides, offset) for target, (strides, offset) in zip(targets, layouts, strict=True)
         ]
 
     def scatter(self, d_columns: Tensor) -> Tensor:
-        """Its transpose: the gradient of `input` from that of the columns, a contiguous matrix in memory of its own.
+        """Its transpose: sets `d_input` from the gradient of the columns, which may be where these were.
 
         Pixel (2i + p, 2j + q) lies in the window (i, j) at (p, q); where p or q is 0 it is also
         the last of the window before.
         """
-        first, *others = self._scattering
-        first[0].copy_(d_columns.as_strided(*first[1:]))
-        for target, sizes, strides, offset in others:
-            target.add_(d_columns.as_strided(sizes, strides, offset))
+        sources = self._sources
+        if d_columns is not self.columns:
+            sources = [d_columns.as_strided(*layout) for layout in self._layouts]
+        first, *others = zip(self._targets, sources, strict=True)
+        first[0].copy_(first[1])
+        for target, source in others:
+            target.add_(source)
         return self.d_input
 
 
@@ -165,37 +176,34 @@ class First(NamedTuple):
     s: Floats
 
 
-class Saved(NamedTuple):
-    """Of a later block: `u`, output `a`, mean of `u` and `r`."""
-
-    u: Tensor
-    output: Tensor
-    mu: Tensor
-    r: Tensor
-
-
 class Workspace:
     """Everything of one batch size, allocated once."""
 
     def __init__(self, network: ConvNet, batch: int, dtype: torch.dtype) -> None:
         filters, sides = network.filters, network.sides
         self.blocks = [Block(batch, side, filters, dtype) for side in sides[1:BLOCKS]]
-        self.d_first = torch.empty(batch, sides[1], sides[1], filters, dtype=dtype)
-        self.d_first_matrix = self.d_first.view(-1, filters)
+        for block, after in zip(self.blocks, self.blocks[1:], strict=False):
+            block.output, block.d_output = after.input, after.d_input
+        last = self.blocks[-1]
+        self.features = last.z.view(batch, -1)
+        self.d_features = torch.empty_like(self.features)
+        last.output, last.d_output = last.z_image, self.d_features.view(last.z_image.shape)
         taps = TAPS * network.channels
         # Weights of the first block with the normalization in them, and its shift in the last row.
         self.folded = torch.empty(taps + 1, filters, dtype=dtype)
         folded = self.folded.numpy()
         self.folded_weight, self.folded_shift = folded[:-1].T, folded[-1]
         self.first_u = torch.empty(batch * sides[1] ** 2, filters, dtype=dtype)
-        self.first_sums = torch.empty(taps + 1, filters, dtype=dtype)
         self.first: First
-        self.saved: list[Saved] = []
-        self.features: Tensor
-        # Of the backward pass, for second derivatives: of blocks from the last to the second, dz and du.
+        self.first_output, self.first_d_output = self.blocks[0].input, self.blocks[0].d_input
+        contiguous = self.first_d_output.is_contiguous()
+        self.first_dz_image = self.first_d_output if contiguous else torch.empty_like(self.first_output.contiguous())
+        self.first_dz = self.first_dz_image.view(-1, filters)
+        self.first_sums = torch.empty(taps + 1, filters, dtype=dtype)
+        self.sums = self.first_sums.t()
+        # Kept for second derivatives: of blocks from the last to the second, dz and du.
         self.d_logits: Tensor
         self.slopes: list[tuple[Tensor, Tensor]] = []
-        self.sums = self.first_sums.t()
 
 
 class Tape(NamedTuple):
@@ -223,6 +231,7 @@ class ConvKernel:
             raise ValueError("the hand-written step is for the strided network")
         self.network, self.dtype = network, dtype
         self.mean_loss = reduction == "mean"
+        self._window_index = _window_index(network.side, network.channels)
         self._workspaces: dict[int, Workspace] = {}
         self._spare: dict[int, list[Workspace]] = {}
 
@@ -235,22 +244,19 @@ class ConvKernel:
 
     def prepare(self, inputs: NDArray[np.generic], targets: NDArray[Any] | None = None) -> Images:
         """Images `[n, side, side, channels]` of any real dtype with labels `[n]`, as patches."""
-        images = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.dtype)
-        before, after, out = same_padding(self.network.side, 2)
-        images = torch.nn.functional.pad(images, (0, 0, before, after, before, after))
-        count, channels = len(images), self.network.channels
-        of_image, line, pixel, _ = images.stride()
-        windows = images.as_strided(
-            (count, out, out, KERNEL, KERNEL * channels), (of_image, 2 * line, 2 * pixel, line, 1)
-        )
-        width = TAPS * channels + 1
-        patches = torch.ones(count, out * out, width, dtype=self.dtype)
-        strides = (out * out * width, out * width, width, KERNEL * channels, 1)
-        patches.as_strided(windows.shape, strides).copy_(windows)
+        count, side, _, channels = inputs.shape
+        before, after, out = same_padding(side, 2)
+        padded = side + before + after
+        # The last of an image's numbers is the 1 of all its patches.
+        numbers = np.zeros((count, padded * padded * channels + 1), inputs.dtype)
+        numbers[:, -1] = 1
+        inside = slice(before, before + side)
+        numbers[:, :-1].reshape(count, padded, padded, channels)[:, inside, inside] = inputs
+        patches = torch.from_numpy(numbers.take(self._window_index, axis=1)).to(self.dtype).view(count, out * out, -1)
         one_hot = torch.zeros(count, self.network.outputs, dtype=self.dtype)
         if targets is not None:
             one_hot[torch.arange(count), torch.from_numpy(targets)] = 1
-        return Images.of(patches, one_hot)
+        return Images(patches, one_hot)
 
     @torch.inference_mode()
     def predict(self, parameters: Views, images: Images) -> Tensor:
@@ -299,21 +305,14 @@ class ConvKernel:
     def _forward(self, parameters: Views, images: Images, work: Workspace) -> Tensor:
         leaves = parameters.leaves
         _fold(parameters, images, work)
-        output = work.blocks[0].input
-        u = product(images.patches.view(-1, len(work.folded)), work.folded, work.first_u)
-        torch.clamp_min(u.view(output.shape), 0, out=output)
-        work.saved = []
+        first_u = product(images.rows, work.folded, work.first_u)
+        torch.clamp_min(first_u.view(work.first_output.shape), 0, out=work.first_output)
         for index, block in enumerate(work.blocks, 1):
-            u = product(block.gather(), parameters.turned[index], block.u)
             scale, shift = leaves[3 * index + 1 : 3 * index + 3]
-            z, mu, r = torch.native_batch_norm(u, scale, shift, None, None, True, 0.0, NORM_EPSILON)
-            if index < BLOCKS - 1:
-                output = work.blocks[index].input
-                torch.clamp_min(z.view(output.shape), 0, out=output)
-            else:
-                output = z.clamp_min_(0).view(images.size, block.padding.out, block.padding.out, -1)
-            work.saved.append(Saved(u, output, mu, r))
-        work.features = output.view(images.size, -1)
+            block.u = product(block.gather(), parameters.turned[index], block.u)
+            statistics = (block.z, block.mu, block.r)
+            torch.native_batch_norm(block.u, scale, shift, None, None, True, 0.0, NORM_EPSILON, out=statistics)
+            torch.clamp_min(block.z_image, 0, out=block.output)
         return torch.addmm(leaves[-1], work.features, parameters.dense)
 
     def _backward(
@@ -323,24 +322,37 @@ class ConvKernel:
         work.d_logits, work.slopes = d_logits, []
         torch.mm(d_logits.t(), work.features, out=gradients[-2])
         torch.sum(d_logits, 0, out=gradients[-1])
-        d_output = torch.mm(d_logits, leaves[-2]).view(work.saved[-1].output.shape)
+        torch.mm(d_logits, leaves[-2], out=work.d_features)
         for index in range(BLOCKS - 1, 0, -1):
-            block, (u, output, mu, r) = work.blocks[index - 1], work.saved[index - 1]
+            block = work.blocks[index - 1]
             weight, scale = leaves[3 * index : 3 * index + 2]
-            dz = threshold_backward(d_output, output, 0).view(u.shape)
+            threshold_backward(block.d_output, block.output, 0, grad_input=block.dz_image)
             du, d_scale, d_shift = native_batch_norm_backward(
-                dz, u, scale, None, None, mu, r, True, NORM_EPSILON, (True, True, True)
+                block.dz, block.u, scale, None, None, block.mu, block.r, True, NORM_EPSILON, ALL
             )
             product_into(du.t(), block.columns, gradients[3 * index])
             gradients[3 * index + 1].copy_(d_scale)
             gradients[3 * index + 2].copy_(d_shift)
             if keep:
-                work.slopes.append((dz, du))
+                work.slopes.append((block.dz, du))
             # Unless they are kept, nobody needs the columns any more: their gradient takes their place.
-            d_output = block.scatter(product(du, weight, None if keep else block.columns))
-        threshold_backward(d_output, work.blocks[0].input, 0, grad_input=work.d_first)
-        torch.mm(images.patches.view(-1, len(work.folded)).t(), work.d_first_matrix, out=work.first_sums)
+            block.scatter(product(du, weight, None if keep else block.columns))
+        threshold_backward(work.first_d_output, work.first_output, 0, grad_input=work.first_dz_image)
+        torch.mm(images.turned, work.first_dz, out=work.first_sums)
         _first_backward(parameters, images, work, gradient)
+
+
+def _window_index(side: int, channels: int) -> NDArray[np.int64]:
+    """Where each number of an image's patches is among those of the padded image and a 1 behind them."""
+    before, after, out = same_padding(side, 2)
+    padded = side + before + after
+    of_number = np.arange(padded * padded * channels).reshape(padded, padded, channels)
+    found = np.full((out, out, TAPS * channels + 1), of_number.size)
+    last = 2 * (out - 1) + 1
+    for tap in range(TAPS):
+        line, column = divmod(tap, KERNEL)
+        found[..., tap * channels : (tap + 1) * channels] = of_number[line : line + last : 2, column : column + last : 2]
+    return found.reshape(-1)
 
 
 # NumPy's operations on a few hundred numbers take a fraction of the time of PyTorch's.
