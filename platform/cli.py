@@ -18,18 +18,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from quadriga.platform.benchmark_command import benchmark
 from quadriga.platform.errors import TrainingInterrupted, UserError, one_line
 from quadriga.platform.options import Address, AsJson, Chosen, Name, Quiet, Resume, RunsDir, Seed, Steps
 from quadriga.platform.tables import print_table
 
 COMMANDS = "quadriga.commands"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command(short_help="Run a benchmark: algorithms x tasks x seeds.")(benchmark)
 
 
 class Listing(StrEnum):
     """What `quadriga list` lists."""
 
     algorithms = "algorithms"
+    benchmarks = "benchmarks"
     environments = "environments"
     presets = "presets"
 
@@ -194,13 +197,13 @@ def plot(
         print(f"plot: {visits}")
 
 
-@app.command("list", short_help="List algorithms, environments or presets.")
+@app.command("list", short_help="List algorithms, benchmarks, environments or presets.")
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.", show_default=False)],
     filter_text: Annotated[str, typer.Option("--filter", metavar="TEXT", help="Only rows that contain this.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List presets (whole algorithms), the building blocks of algorithms, or environments."""
+    """List presets (whole algorithms), the building blocks of algorithms, benchmarks, or environments."""
     from quadriga.platform import lines
     from quadriga.platform.progress import json_line
 
@@ -215,6 +218,14 @@ def list_(
             (name, preset.summary, preset.source)
             for line in lines.all_lines().values()
             for name, preset in line.presets.items()
+        ]
+    elif what is Listing.benchmarks:
+        headers = ("benchmark", "suite", "tasks", "what it is")
+        rows = [
+            (name, suite_name, str(len(suite.tasks)), suite.summary)
+            for line in lines.all_lines().values()
+            for name, found in line.benchmarks.items()
+            for suite_name, suite in found.suites.items()
         ]
     else:
         headers = ("part", "name", "what it is")

@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from quadriga.platform import storage
 from quadriga.platform.errors import UserError
+from quadriga.platform.experiment import flattened
 from quadriga.platform.lines import Line, line_of
 from quadriga.platform.statistics import Array, band
 
@@ -163,23 +164,17 @@ def _labels(line: Line, experiments: list[Experiment]) -> list[str]:
         experiment.preset if one_task else f"{experiment.preset}, {task}"
         for experiment, task in zip(experiments, tasks, strict=True)
     ]
-    flat = [_flattened(experiment.model_dump(mode="json", exclude=NOT_THE_SETTING)) for experiment in experiments]
+    flat = [flattened(experiment.model_dump(mode="json", exclude=NOT_THE_SETTING)) for experiment in experiments]
     labels = []
     for index, name in enumerate(names):
         rivals = [flat[other] for other in range(len(names)) if names[other] == name]
         differing = [key for key in flat[index] if len({repr(rival.get(key)) for rival in rivals}) > 1]
-        labels.append(", ".join([name, *(f"{key}={_short(flat[index].get(key))}" for key in differing[:3])]))
+        labels.append(", ".join([name, *(f"{key}={short(flat[index].get(key))}" for key in differing[:3])]))
     return labels
 
 
-def _flattened(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in fields.items():
-        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A setting's value as a label shows it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -204,7 +199,7 @@ def _draw_panel(axis: Axes, line: Line, metric: str, label: str, settings: list[
             fontsize=8,
             linespacing=1.05,
         )
-    _frame(axis, STEP_LABELS.get(line.step_metric, line.step_metric.replace("_", " ")), label)
+    frame(axis, STEP_LABELS.get(line.step_metric, line.step_metric.replace("_", " ")), label)
     _set_range(axis, np.concatenate([*seen, np.asarray(references)]))
 
 
@@ -249,7 +244,8 @@ def _smoothed(values: Array, window: int) -> Array:
     return np.asarray((total[last + 1] - total[first]) / (last - first + 1))
 
 
-def _frame(axis: Axes, step_label: str, title: str) -> None:
+def frame(axis: Axes, step_label: str, title: str) -> None:
+    """The look of a panel: title, label of the horizontal axis, grid and ticks."""
     axis.set_title(title, loc="left", fontsize=10.5, color=INK, pad=8)
     axis.set_xlabel(step_label, fontsize=9, color=MUTED)
     axis.set_xmargin(0)

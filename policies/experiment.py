@@ -6,7 +6,7 @@ combinations. Only settings live here; what they configure is in the modules of 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -87,6 +87,16 @@ class CPOSettings(_SecondOrderSettings):
     kind: Literal["cpo"] = "cpo"
 
 
+class CustomUpdateSettings(Section):
+    """An update rule of your own; see `quadriga.policies.update_rules`."""
+
+    kind: Literal["custom"] = "custom"
+    rule: Annotated[str, Field(description="function of a batch and a context: package.module:function")]
+    options: Annotated[dict[str, Any], Field(description="its keyword arguments")] = {}
+    learning_rate: Positive = 3e-4
+    critic_learning_rate: Positive = 3e-4
+
+
 class NoConstraint(Section):
     """Reward alone counts; costs are measured."""
 
@@ -101,12 +111,15 @@ class _CostLimit(Section):
     ] = None
 
 
-class _Constraint(_CostLimit):
+class _Weighed(_CostLimit):
     normalize_objective: Annotated[bool, Field(description="(A_R - lambda A_C) / (1 + lambda)")] = True
-    multiplier_max: Positive = 100.0
     reward_scale_invariance: Annotated[bool, Field(description="weigh the cost by the ratio of gradient norms")] = False
     scale_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.9
     scale_max: Positive = 10.0
+
+
+class _Constraint(_Weighed):
+    multiplier_max: Positive = 100.0
 
 
 class LagrangianSettings(_Constraint):
@@ -138,6 +151,14 @@ class TrustRegionSettings(_CostLimit):
     margin_learning_rate: Annotated[
         float, Field(ge=0, description="of a margin under the limit that sums the excess cost; 0 keeps none")
     ] = 0.0
+
+
+class CustomConstraintSettings(_Weighed):
+    """A controller of the multiplier of your own; see `quadriga.policies.controllers.Controller`."""
+
+    kind: Literal["custom"] = "custom"
+    factory: Annotated[str, Field(description="what makes a controller: package.module:class")]
+    options: Annotated[dict[str, Any], Field(description="its keyword arguments, besides cost_limit")] = {}
 
 
 class _ModelSettings(Section):
@@ -251,9 +272,12 @@ class RLExperiment(Experiment):
     rollout: RolloutSettings = RolloutSettings()
     network: NetworkSettings = NetworkSettings()
     advantage: AdvantageSettings = AdvantageSettings()
-    update: Annotated[PPOSettings | TRPOSettings | CPOSettings, Field(discriminator="kind")] = PPOSettings()
+    update: Annotated[PPOSettings | TRPOSettings | CPOSettings | CustomUpdateSettings, Field(discriminator="kind")] = (
+        PPOSettings()
+    )
     constraint: Annotated[
-        NoConstraint | LagrangianSettings | PIDSettings | TrustRegionSettings, Field(discriminator="kind")
+        NoConstraint | LagrangianSettings | PIDSettings | TrustRegionSettings | CustomConstraintSettings,
+        Field(discriminator="kind"),
     ] = NoConstraint()
     bonus: Annotated[
         NoBonus | SurprisalSettings | LearningProgressSettings | PredictionErrorSettings | VIMESettings,
@@ -285,6 +309,8 @@ class RLExperiment(Experiment):
 
     @model_validator(mode="after")
     def _batch_holds_a_minibatch(self) -> RLExperiment:
+        if isinstance(self.update, CustomUpdateSettings):
+            return self
         name = "minibatch_size" if isinstance(self.update, PPOSettings) else "critic_minibatch_size"
         size = getattr(self.update, name)
         if size > self.rollout.batch_size:
