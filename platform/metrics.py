@@ -38,6 +38,7 @@ METRICS: dict[str, str] = {
     "episode_return_mean": "mean undiscounted return of the episodes",
     "episode_cost_mean": "mean undiscounted cost of the episodes",
     "episode_length_mean": "mean length of the episodes, steps",
+    "visits": "steps that ended in each part of the task's plane, as text; drawn by `quadriga plot`",
     "cost_rate": "cost per step over all training steps so far",
     "intrinsic_reward_mean": "mean bonus per step",
     # the bonus
