@@ -93,6 +93,7 @@ class Line:
         check: raises `UserError` for what is wrong with an experiment beyond its fields' types (an
             unknown environment, a missing package), as far as that can be seen at once; called
             before anything is started or written.
+        published: numbers of the literature to compare a curve with: `(experiment, metric)` to value by source.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Line:
     components: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cpus: Callable[[Any], int] = cpu_slots
     check: Callable[[Any], None] = lambda experiment: None
+    published: Callable[[Any, str], Mapping[str, float]] = lambda experiment, metric: {}
 
     def normalise(self, defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         """`fields` over the preset's `defaults`, each section brought to its full form first."""

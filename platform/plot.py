@@ -222,9 +222,7 @@ def _draw_panel(axis: Axes, line: Line, metric: str, label: str, settings: list[
     _set_range(axis, np.concatenate([*seen, np.asarray(limits)]))
 
 
-def _draw_setting(
-    axis: Axes, setting: Setting, curves: list[tuple[Array, Array]], *, show_values: bool
-) -> list[Array]:
+def _draw_setting(axis: Axes, setting: Setting, curves: list[tuple[Array, Array]], *, show_values: bool) -> list[Array]:
     """Draws one setting; returns values that must be inside the panel."""
     points = max(len(values) for _, values in curves)
     window = smoothing_window(points)
@@ -262,6 +260,8 @@ def smoothed(values: Array, window: int) -> Array:
     Learning curves are steep first and flat last: at the beginning windows stay centered, so that
     nothing is lifted; at the end they keep their left half, so that the last value is no outlier.
     """
+    if window <= 1:
+        return values
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     reach = np.minimum(index, window // 2)
