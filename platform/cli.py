@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from quadriga.platform.benchmark_command import benchmark
 from quadriga.platform.errors import TrainingInterrupted, UserError, one_line
 from quadriga.platform.options import (
     Address,
@@ -42,6 +43,7 @@ class Listing(StrEnum):
     """What `quadriga list` lists."""
 
     algorithms = "algorithms"
+    benchmarks = "benchmarks"
     environments = "environments"
     presets = "presets"
 
@@ -155,15 +157,16 @@ app.command(short_help="Draw the learning curves of runs.")(plot)
 app.command(short_help="Write an HTML report of runs.")(report)
 app.add_typer(runs, name="runs")
 app.command(short_help="Show a run.")(show)
+app.command(short_help="Run a benchmark: algorithms x tasks x seeds.")(benchmark)
 
 
-@app.command("list", short_help="List algorithms, environments or presets.")
+@app.command("list", short_help="List algorithms, benchmarks, environments or presets.")
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.", show_default=False)],
     filter_text: Annotated[str, typer.Option("--filter", metavar="TEXT", help="Only rows that contain this.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List presets (whole algorithms), the building blocks of algorithms, or environments.
+    """List presets (whole algorithms), the building blocks of algorithms, benchmarks, or environments.
 
     \b
     quadriga list presets
@@ -183,6 +186,14 @@ def list_(
             (name, preset.summary, preset.source)
             for line in lines.all_lines().values()
             for name, preset in line.presets.items()
+        ]
+    elif what is Listing.benchmarks:
+        headers = ("benchmark", "suite", "tasks", "what it is")
+        rows = [
+            (name, suite_name, str(len(suite.tasks)), suite.summary)
+            for line in lines.all_lines().values()
+            for name, found in line.benchmarks.items()
+            for suite_name, suite in found.suites.items()
         ]
     else:
         headers = ("part", "name", "what it is")

@@ -46,7 +46,7 @@ def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
         streams.append(ValueStream(COST, advantage.cost_discount, advantage.cost_gae_lambda))
     bonus, evaluation = experiment.bonus, None
     if not isinstance(bonus, NoBonus):
-        evaluation = Evaluation(bonus.kind, bonus.dynamics.likelihood, bonus.dynamics.activation)
+        evaluation = Evaluation.from_settings(bonus)
         if bonus.critic == "own":
             streams.append(ValueStream(INTRINSIC, bonus.discount, bonus.gae_lambda, bonus.episodic))
     return RolloutPlan(

@@ -1,4 +1,4 @@
-"""Reports in a real browser: they render without errors, show the numbers of the run folder, fit a phone, load nothing."""
+"""Reports in a real browser: no errors, the numbers of the run folder, room on a phone, nothing loaded."""
 
 from __future__ import annotations
 
@@ -142,7 +142,8 @@ def test_a_click_on_a_head_sorts_by_the_exact_numbers(opened: Any) -> None:
     page = opened()
     head = page.locator("th", has_text="Return").last
     head.locator("button").click()
-    column = """head => [...head.closest("table").tBodies[0].rows].map(row => Number(row.cells[head.cellIndex].dataset.sort))"""
+    column = """head => [...head.closest("table").tBodies[0].rows]
+        .map(row => Number(row.cells[head.cellIndex].dataset.sort))"""
     ascending = head.evaluate(column)
     assert ascending == sorted(ascending) and len(set(ascending)) == 4
     head.locator("button").click()
