@@ -43,7 +43,6 @@ INTERVAL_S = 5.0
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Code: run it, judge it.")
 
 app.add_typer(corpus, name="corpus")
-app.command(short_help="Write a fine-tuned model.")(export)
 app.command(short_help="Let a model write solutions.")(sample)
 app.command(short_help="Sample, execute, pass@k over temperatures.")(evaluate)
 app.command(short_help="Choose one of n samples.")(rank)
@@ -158,6 +157,10 @@ def check(
     """Check that right solutions pass, that none at all fails, and that hostile ones are contained.
 
     Exit code 0 only if all of it holds.
+
+    \b
+    quadriga code check
+    quadriga code check --problems builtin --tier landlock
     """
     from quadriga.codegen.check import examine
     from quadriga.codegen.pool import LocalPool

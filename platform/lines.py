@@ -95,6 +95,7 @@ class Line:
         check: raises `UserError` for what is wrong with an experiment beyond its fields' types (an
             unknown environment, a missing package), as far as that can be seen at once; called
             before anything is started or written.
+        published: numbers of the literature to compare a curve with: `(experiment, metric)` to value by source.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Line:
     benchmarks: Mapping[str, Benchmark] = field(default_factory=dict)
     cpus: Callable[[Any], int] = cpu_slots
     check: Callable[[Any], None] = lambda experiment: None
+    published: Callable[[Any, str], Mapping[str, float]] = lambda experiment, metric: {}
 
     def normalise(self, defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         """`fields` over the preset's `defaults`, each section brought to its full form first."""
