@@ -162,6 +162,10 @@ def check(
     """Check that right solutions pass, that none at all fails, and that hostile ones are contained.
 
     Exit code 0 only if all of it holds.
+
+    \b
+    quadriga code check
+    quadriga code check --problems builtin --tier landlock
     """
     from quadriga.codegen.check import examine
     from quadriga.codegen.pool import LocalPool
