@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quadriga.platform.lines import EvaluationRequest, Line, Trainer
+from quadriga.platform import placement
+from quadriga.platform.lines import Demand, EvaluationRequest, Line, Trainer
 from quadriga.policies.experiment import NoConstraint, RLExperiment
 from quadriga.policies.presets import PRESETS
 
@@ -25,6 +26,14 @@ def _check(experiment: RLExperiment) -> None:
 def _cpus(experiment: RLExperiment) -> int:
     learner = experiment.learner
     return 1 + experiment.rollout.env_runners + learner.learners * learner.threads
+
+
+def _demands(experiment: RLExperiment) -> Sequence[Demand]:
+    learner = experiment.learner
+    return [
+        Demand(experiment.rollout.env_runners, role=placement.ROLLOUTS),
+        Demand(learner.learners, learner.threads, learner.gpus_per_learner, placement.LEARNERS),
+    ]
 
 
 def _evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationRequest) -> Mapping[str, Sequence[float]]:
@@ -81,5 +90,6 @@ LINE = Line(
         },
     },
     cpus=_cpus,
+    demands=_demands,
     check=_check,
 )
