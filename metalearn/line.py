@@ -45,12 +45,8 @@ def _cpus(experiment: MetaExperiment) -> int:
 
 def _demands(experiment: MetaExperiment) -> Sequence[Demand]:
     gpus = experiment.compute.gpus_per_worker
-    return [Demand(max(0, _cpus(experiment) - 1), 1, gpus, task_role(gpus))]
-
-
-def task_role(gpus: float) -> str:
-    """Where task workers belong: with learners if they have a GPU, else on CPU nodes."""
-    return placement.LEARNERS if gpus else placement.ROLLOUTS
+    role = placement.LEARNERS if gpus else placement.ROLLOUTS
+    return [Demand(max(0, _cpus(experiment) - 1), 1, gpus, role)]
 
 
 def _task(experiment: MetaExperiment) -> str:
