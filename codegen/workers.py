@@ -98,7 +98,7 @@ class RayPool:
             reports = ray.get([actor.isolation.remote() for actor in self.actors])
         except RayError as error:
             self.close()
-            raise UserError(f"a sandbox on the cluster did not start: {_cause(error)}") from error
+            raise UserError(f"a sandbox on the cluster did not start: {cause_of(error)}") from error
         kinds = {(report.tier, report.python) for report in reports}
         if len(kinds) > 1:
             self.close()
@@ -131,7 +131,7 @@ class RayPool:
                     yield from self._give_up(part, again)
                 continue
             except RayError as error:
-                raise UserError(f"a sandbox on the cluster failed: {_cause(error)}") from error
+                raise UserError(f"a sandbox on the cluster failed: {cause_of(error)}") from error
             load[place] -= 1
             yield from done
 
@@ -161,7 +161,7 @@ def _draw(agenda: Agenda) -> Batch:
     return Batch(jobs, 1)
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """What was raised in the actor, without Ray's own words where they can be told apart."""
     text = one_line(error)
     return text.rpartition("UserError: ")[2] if "UserError: " in text else text

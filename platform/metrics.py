@@ -38,6 +38,7 @@ METRICS: dict[str, str] = {
     "episode_return_mean": "mean undiscounted return of the episodes",
     "episode_cost_mean": "mean undiscounted cost of the episodes",
     "episode_length_mean": "mean length of the episodes, steps",
+    "visits": "steps that ended in each part of the task's plane, as text; drawn by `quadriga plot`",
     "cost_rate": "cost per step over all training steps so far",
     "intrinsic_reward_mean": "mean bonus per step",
     # the bonus
@@ -46,6 +47,7 @@ METRICS: dict[str, str] = {
     "dynamics_loss": "mean negative log-likelihood of the model of the dynamics before its update, nats",
     "dynamics_kl": "largest divergence of an updated model of the dynamics from the one before, nats",
     "dynamics_step_accepted": "fraction of the model's trust-region updates that were accepted",
+    "posterior_information": "divergence of a Bayesian model's parameters from their prior, nats",
     "intrinsic_value_loss": "half the mean squared error of the bonus's critic",
     "intrinsic_explained_variance": "fraction of the bonus returns' variance that the bonus's critic explains",
     # the constraint

@@ -82,7 +82,8 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
         hidden = list(config["hidden_sizes"])
         self.normalizer = Normalizer(obs_dim, shrink=config.get("shrink_observations", False))
         self.policy = MLP([obs_dim, *hidden, dist_dim], config["activation"], final_gain=0.01)
-        self.critics = MLP([obs_dim, *hidden, 1], config["activation"], final_gain=1.0, stack=config["streams"])
+        # Critics begin at exactly 0: without any reward advantages are 0 then, and not noise that is standardized.
+        self.critics = MLP([obs_dim, *hidden, 1], config["activation"], final_gain=0.0, stack=config["streams"])
         self.log_std = (
             None if self.discrete else nn.Parameter(torch.full((dist_dim,), float(config["initial_log_std"])))
         )

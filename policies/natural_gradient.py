@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from quadriga.policies import distributions
-from quadriga.policies.batch import Array, UpdateBatch, minibatch_totals, minibatches
+from quadriga.policies.batch import Array, UpdateBatch
+from quadriga.policies.critics import fit_critics
 
 if TYPE_CHECKING:
+    from quadriga.policies.context import UpdateContext
     from quadriga.policies.experiment import CPOSettings, TRPOSettings
-    from quadriga.policies.learner import UpdateContext
 
 TOLERANCE = 1e-12
 """Conjugate gradient ends at this squared norm of the residual relative to the right-hand side's."""
@@ -140,6 +141,16 @@ class TrustRegion:
         self.context.policy.flat.vector.data.copy_(self._old_parameters)
         return SearchResult(self._standing(), self.settings.line_search_steps, False)
 
+    def fit_critics(self) -> dict[str, float]:
+        """As `critics.fit_critics`, as the settings say."""
+        return fit_critics(
+            self.batch,
+            self.context,
+            epochs=self.settings.critic_epochs,
+            minibatch_size=self.settings.critic_minibatch_size,
+            max_grad_norm=self.settings.critic_max_grad_norm,
+        )
+
     def _move(self, step: np.ndarray) -> None:
         old = self._old_parameters
         self.context.policy.flat.vector.data.copy_(old + torch.from_numpy(step).to(old))
@@ -164,18 +175,3 @@ class TrustRegion:
             distributions.entropy(inputs, module.log_std) * len(batch),
         ]
         return Trial(*(float(total) / self.size for total in self.context.sum(torch.stack(terms).cpu().numpy())))
-
-
-def fit_critics(batch: UpdateBatch, context: UpdateContext, settings: TRPOSettings | CPOSettings) -> dict[str, float]:
-    """Regresses the critics on the value targets, in epochs of minibatches as PPO does; returns their losses."""
-    totals = minibatch_totals(len(batch), settings.critic_minibatch_size, context.sum)
-    squared_errors: Array = 0
-    for _ in range(settings.critic_epochs):
-        for total, minibatch in zip(totals, minibatches(batch, len(totals), context.rng), strict=True):
-            squared_errors = squared_errors + context.gradients.critics(minibatch, int(total))
-            context.critics.descend(settings.critic_max_grad_norm)
-    errors = squared_errors.cpu().numpy() if torch.is_tensor(squared_errors) else squared_errors
-    return {
-        f"{stream}_value_loss": 0.5 * float(error) / (int(totals.sum()) * settings.critic_epochs)
-        for stream, error in zip(context.streams, context.sum(errors), strict=True)
-    }

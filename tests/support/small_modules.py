@@ -8,9 +8,9 @@ import torch
 
 from quadriga.policies import distributions
 from quadriga.policies.batch import UpdateBatch
+from quadriga.policies.context import Descent, UpdateContext
 from quadriga.policies.fisher import fisher_of
 from quadriga.policies.gradients import WrittenOut
-from quadriga.policies.learner import Descent, UpdateContext
 from quadriga.policies.module import ActorCriticModule
 
 OBS_DIM, ROWS, STREAMS = 7, 96, 2
