@@ -8,6 +8,7 @@ refuses to start workers that listen on the loopback interface only.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import signal
 import socket
@@ -64,17 +65,16 @@ class NodeSpec:
 
 def start(spec: NodeSpec) -> Any:
     """Starts the node's processes; blocks until the node has joined its cluster."""
-    from ray import _raylet
     from ray._private import utils
     from ray._private.node import Node
     from ray._private.parameter import RayParams
-    from ray._raylet import persist_port
 
+    raylet: Any = importlib.import_module("ray._raylet")
     names = (
-        _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
-        _raylet.METRICS_AGENT_PORT_NAME,
-        _raylet.METRICS_EXPORT_PORT_NAME,
-        _raylet.RUNTIME_ENV_AGENT_PORT_NAME,
+        raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
+        raylet.METRICS_AGENT_PORT_NAME,
+        raylet.METRICS_EXPORT_PORT_NAME,
+        raylet.RUNTIME_ENV_AGENT_PORT_NAME,
     )
     ports = free_ports(len(names))
     parameters = RayParams(
@@ -101,12 +101,12 @@ def start(spec: NodeSpec) -> Any:
         temp_dir=spec.temp_dir,
     )
 
-    class Announced(Node):  # type: ignore[misc]
+    class Announced(Node):
         """Tells the raylet its agents' ports itself, for it dies if they are long in doing so."""
 
         def start_ray_processes(self) -> None:
             for name, port in zip(names, ports, strict=True):
-                persist_port(self.get_session_dir_path(), self._node_id, name, port)
+                raylet.persist_port(self.get_session_dir_path(), self._node_id, name, port)
             super().start_ray_processes()
 
     with _patient():
