@@ -21,6 +21,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+from quadriga.platform import placement
 from quadriga.platform.environments.planes import Visits
 from quadriga.platform.errors import TrainingStopped
 from quadriga.platform.rollouts.advantages import ValueStream
@@ -82,12 +83,14 @@ class PolicyOptimizationConfig(AlgorithmConfig):
                 env_runner_cls=ColumnEnvRunner,
                 num_env_runners=rollout.env_runners,
                 num_envs_per_env_runner=rollout.envs_per_runner,
+                custom_resources_per_env_runner=placement.resources(placement.ROLLOUTS),
                 sample_timeout_s=rollout.sample_timeout,
             )
             .learners(
                 num_learners=learner.learners,
                 num_gpus_per_learner=learner.gpus_per_learner,
                 num_cpus_per_learner=learner.threads if learner.learners else "auto",
+                custom_resources_per_learner=placement.resources(placement.LEARNERS) if learner.learners else {},
             )
             .fault_tolerance(
                 restart_failed_env_runners=True,
