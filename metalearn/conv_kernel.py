@@ -29,123 +29,151 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quadriga.metalearn import networks
-from quadriga.metalearn.networks import BLOCKS, KERNEL, NORM_EPSILON, ConvNet, Padding, same_padding
-from quadriga.metalearn.products import linear, product
+from quadriga.metalearn.networks import BLOCKS, KERNEL, NORM_EPSILON, ConvNet, same_padding
+from quadriga.metalearn.products import product, product_into
 
 Floats = NDArray[np.floating[Any]]
 TAPS = KERNEL * KERNEL
-threshold_backward = torch.ops.aten.threshold_backward
-native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
+ALL = (True, True, True)
+threshold_backward = torch.ops.aten.threshold_backward.grad_input
+native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
-class Images(NamedTuple):
-    """Labeled images in the form in which the first block takes them, made once a task.
+class Views(NamedTuple):
+    """A vector of parameters, or of a gradient, as the passes take it; all of it is the vector's memory.
 
     Attributes:
-        patches: `[images, pixels, 9 channels + 1]`, the last column 1.
-        moments: `[images, (9 channels + 1)^2]`, sums over pixels of the products of `patches`' columns.
-        targets: `[images, outputs]`, 1 at the label; zeros if there are no labels.
+        leaves: the arrays of `ConvNet.leaves`, convolutions as matrices `[filters, 9 channels]`.
+        turned: weights of convolutions, transposed.
+        first: the first block's arrays, which are NumPy's business.
+        dense: the last layer's weights, transposed.
     """
 
-    patches: Tensor
-    moments: Tensor
-    targets: Tensor
+    leaves: list[Tensor]
+    turned: list[Tensor]
+    first: tuple[Floats, ...]
+    dense: Tensor
 
-    @property
-    def size(self) -> int:
-        """Number of images."""
-        return len(self.patches)
 
+class Images:
+    """A batch of labeled images in the form in which the first block takes them.
+
+    Args:
+        patches: `[images, pixels, 9 channels + 1]`, the last column 1.
+        targets: `[images, outputs]`, 1 at the label; zeros if there are no labels.
+
+    Attributes:
+        size: number of images.
+        rows: all patches, `[images pixels, 9 channels + 1]`.
+        means: of the patches' other columns over the batch, `[9 channels]`.
+        covariance: likewise `[9 channels, 9 channels]`.
+    """
+
+    def __init__(self, patches: Tensor, targets: Tensor) -> None:
+        self._patches, self.targets, self.size = patches, targets, len(patches)
+        self.rows = patches.view(-1, patches.shape[-1])
+        self.turned = self.rows.t()
+        moments = torch.mm(self.turned, self.rows).numpy()
+        moments /= len(self.rows)
+        self.means: Floats = moments[-1, :-1]
+        self.covariance: Floats = moments[:-1, :-1] - self.means[:, None] * self.means
+
+    @torch.inference_mode()
     def take(self, index: Tensor) -> Images:
-        """The images of `index` `[n]`, int64."""
-        return Images(*(part.index_select(0, index) for part in self))
+        """The images of `index` `[n]`, int64, as a batch."""
+        return Images(self._patches.index_select(0, index), self.targets.index_select(0, index))
 
 
 class Block:
-    """What a block after the first keeps between forward and backward pass, for one batch size."""
+    """A block after the first: its memory for one batch size, and the views of it that a pass needs.
+
+    They are made once because a view costs more than the arithmetic of a small image.
+
+    Attributes:
+        input, d_input: `[images, side, side, filters]`, and its gradient.
+        columns: of the input, `[pixels, 9 filters]`.
+        u, z, mu, r, dz: as in the module's docstring; `[pixels, filters]` and `[filters]`.
+        output, d_output: `[images, out, out, filters]`, the next block's `input` and `d_input`.
+    """
+
+    output: Tensor
+    d_output: Tensor
 
     def __init__(self, batch: int, side: int, filters: int, dtype: torch.dtype) -> None:
-        self.padding: Padding = same_padding(side, 2)
-        before, _, out = self.padding
+        before, _, out = same_padding(side, 2)
         self.pixels = batch * out * out
         padded = 2 * out + 1
-        self.padded = torch.zeros(batch, padded, padded, filters, dtype=dtype)
-        self.input = self.padded[:, before : before + side, before : before + side]
+        self._padded = torch.zeros(batch, padded, padded, filters, dtype=dtype)
+        self._inside = slice(before, before + side)
+        self.input = self._padded[:, self._inside, self._inside]
         line, pixel = padded * filters, filters
-        self.windows = self.padded.as_strided(
+        self._windows = self._padded.as_strided(
             (batch, out, out, KERNEL, KERNEL * filters),
             (padded * line, 2 * line, 2 * pixel, line, 1),
         )
         self.columns = torch.empty(self.pixels, TAPS * filters, dtype=dtype)
-        self._columns = self.columns.view(self.windows.shape)
+        self._columns = self.columns.view(self._windows.shape)
         self._scattered = torch.empty(batch, 2 * out, 2 * out, filters, dtype=dtype)
-        self.d_input = self._scattered[:, before : before + side, before : before + side]
-        self._scattering = self._scatter_views(batch, out, filters)
+        self.d_input = self._scattered[:, self._inside, self._inside]
+        self._targets, self._layouts = self._scattering(batch, out, filters)
+        self._sources = [self.columns.as_strided(*layout) for layout in self._layouts]
+        self.u, self.z, self.dz = (torch.empty(self.pixels, filters, dtype=dtype) for _ in range(3))
+        self.z_image, self.dz_image = (values.view(batch, out, out, filters) for values in (self.z, self.dz))
+        self.mu, self.r = torch.empty(filters, dtype=dtype), torch.empty(filters, dtype=dtype)
 
     def gather(self) -> Tensor:
         """im2col: `[pixels, 9 filters]` of what is in `input`."""
-        self._columns.copy_(self.windows)
+        self._columns.copy_(self._windows)
         return self.columns
 
     def columns_of(self, values: Tensor) -> Tensor:
         """im2col of `values` of the shape of `input`, in new memory."""
-        padded = torch.zeros_like(self.padded)
-        before, side = self.padding.before, self.input.shape[1]
-        padded[:, before : before + side, before : before + side].copy_(values.view(self.input.shape))
-        return padded.as_strided(self.windows.shape, self.windows.stride()).reshape(self.pixels, -1)
+        padded = torch.zeros_like(self._padded)
+        padded[:, self._inside, self._inside].copy_(values.view(self.input.shape))
+        return padded.as_strided(self._windows.shape, self._windows.stride()).reshape(self.pixels, -1)
 
-    def _scatter_views(self, batch: int, out: int, filters: int) -> list[tuple[Tensor, list[int], list[int], int]]:
-        """Of each addition in `scatter`: where to, and sizes, strides and offset in the columns.
-
-        The views are made here because slicing costs more than adding where images are small.
-        """
+    def _scattering(
+        self, batch: int, out: int, filters: int
+    ) -> tuple[list[Tensor], list[tuple[list[int], list[int], int]]]:
+        """Of each addition in `scatter`: where to; and sizes, strides and offset in the columns."""
         pairs = self._scattered.view(batch, out, 2, out, 2 * filters)
         pixel, tap_line = TAPS * filters, KERNEL * filters
         line = out * pixel
         outer, inner = [out * line, line], [pixel, 1]
-        return [
-            (pairs, [batch, out, 2, out, 2 * filters], [*outer, tap_line, *inner], 0),
-            (pairs[:, :, :, 1:, :filters], [batch, out, 2, out - 1, filters], [*outer, tap_line, *inner], 2 * filters),
-            (pairs[:, 1:, 0], [batch, out - 1, out, 2 * filters], [*outer, *inner], 2 * tap_line),
-            (
-                pairs[:, 1:, 0, 1:, :filters],
-                [batch, out - 1, out - 1, filters],
-                [*outer, *inner],
-                2 * tap_line + 2 * filters,
-            ),
+        targets = [pairs, pairs[:, :, :, 1:, :filters], pairs[:, 1:, 0], pairs[:, 1:, 0, 1:, :filters]]
+        layouts = [
+            ([*outer, tap_line, *inner], 0),
+            ([*outer, tap_line, *inner], 2 * filters),
+            ([*outer, *inner], 2 * tap_line),
+            ([*outer, *inner], 2 * tap_line + 2 * filters),
+        ]
+        return targets, [
+            (list(target.shape), strides, offset) for target, (strides, offset) in zip(targets, layouts, strict=True)
         ]
 
     def scatter(self, d_columns: Tensor) -> Tensor:
-        """Its transpose: the gradient of `input` from that of the columns, a contiguous matrix in memory of its own.
+        """Its transpose: sets `d_input` from the gradient of the columns, which may be where these were.
 
         Pixel (2i + p, 2j + q) lies in the window (i, j) at (p, q); where p or q is 0 it is also
         the last of the window before.
         """
-        first, *others = self._scattering
-        first[0].copy_(d_columns.as_strided(*first[1:]))
-        for target, sizes, strides, offset in others:
-            target.add_(d_columns.as_strided(sizes, strides, offset))
+        sources = self._sources
+        if d_columns is not self.columns:
+            sources = [d_columns.as_strided(*layout) for layout in self._layouts]
+        first, *others = zip(self._targets, sources, strict=True)
+        first[0].copy_(first[1])
+        for target, source in others:
+            target.add_(source)
         return self.d_input
 
 
 class First(NamedTuple):
-    """Of the first block: `C` and means `m` of the patches, `w C`, mean of `u`, `r` and `s`."""
+    """Of the first block: `w C`, mean of `u`, `r` and `s`."""
 
-    covariance: Floats
-    means: Floats
     weighted: Floats
     mu: Floats
     r: Floats
     s: Floats
-
-
-class Saved(NamedTuple):
-    """Of a later block: `u`, output `a`, mean of `u` and `r`."""
-
-    u: Tensor
-    output: Tensor
-    mu: Tensor
-    r: Tensor
 
 
 class Workspace:
@@ -154,26 +182,34 @@ class Workspace:
     def __init__(self, network: ConvNet, batch: int, dtype: torch.dtype) -> None:
         filters, sides = network.filters, network.sides
         self.blocks = [Block(batch, side, filters, dtype) for side in sides[1:BLOCKS]]
-        self.d_first = torch.empty(batch, sides[1], sides[1], filters, dtype=dtype)
-        self.d_first_matrix = self.d_first.view(-1, filters)
-        self.pixels = batch * sides[1] ** 2
-        # Weights of the first block with the normalization in them, and its shift in the last column.
-        self.folded = torch.empty(filters, TAPS * network.channels + 1, dtype=dtype)
+        for block, after in zip(self.blocks, self.blocks[1:], strict=False):
+            block.output, block.d_output = after.input, after.d_input
+        last = self.blocks[-1]
+        self.features = last.z.view(batch, -1)
+        self.d_features = torch.empty_like(self.features)
+        last.output, last.d_output = last.z_image, self.d_features.view(last.z_image.shape)
+        taps = TAPS * network.channels
+        # Weights of the first block with the normalization in them, and its shift in the last row.
+        self.folded = torch.empty(taps + 1, filters, dtype=dtype)
         folded = self.folded.numpy()
-        self.folded_weight, self.folded_shift = folded[:, :-1], folded[:, -1]
+        self.folded_weight, self.folded_shift = folded[:-1].T, folded[-1]
+        self.first_u = torch.empty(batch * sides[1] ** 2, filters, dtype=dtype)
         self.first: First
-        self.saved: list[Saved] = []
-        self.features: Tensor
-        # Of the backward pass, for second derivatives: of blocks from the last to the second, dz and du.
+        self.first_output, self.first_d_output = self.blocks[0].input, self.blocks[0].d_input
+        contiguous = self.first_d_output.is_contiguous()
+        self.first_dz_image = self.first_d_output if contiguous else torch.empty_like(self.first_output.contiguous())
+        self.first_dz = self.first_dz_image.view(-1, filters)
+        self.first_sums = torch.empty(taps + 1, filters, dtype=dtype)
+        self.sums = self.first_sums.t()
+        # Kept for second derivatives: of blocks from the last to the second, dz and du.
         self.d_logits: Tensor
         self.slopes: list[tuple[Tensor, Tensor]] = []
-        self.sums: Tensor
 
 
 class Tape(NamedTuple):
     """What `ConvKernel.record` keeps for `curvature`."""
 
-    leaves: list[Tensor]
+    parameters: Views
     images: Images
     work: Workspace
 
@@ -195,65 +231,65 @@ class ConvKernel:
             raise ValueError("the hand-written step is for the strided network")
         self.network, self.dtype = network, dtype
         self.mean_loss = reduction == "mean"
+        self._window_index = _window_index(network.side, network.channels)
         self._workspaces: dict[int, Workspace] = {}
         self._spare: dict[int, list[Workspace]] = {}
 
-    def bind(self, vector: NDArray[np.floating[Any]]) -> list[Tensor]:
+    def bind(self, vector: NDArray[np.floating[Any]]) -> Views:
         """Views of parameters or of a gradient `[size]`, as the other methods take them; made once a vector."""
         leaves = networks.split(self.network, torch.from_numpy(vector))
-        return [leaf.flatten(1) if leaf.dim() == 4 else leaf for leaf in leaves]
+        leaves = [leaf.flatten(1) if leaf.dim() == 4 else leaf for leaf in leaves]
+        turned = [leaf.t() for leaf in leaves[: 3 * BLOCKS : 3]]
+        return Views(leaves, turned, tuple(leaf.numpy() for leaf in leaves[:3]), leaves[-2].t())
 
     def prepare(self, inputs: NDArray[np.generic], targets: NDArray[Any] | None = None) -> Images:
         """Images `[n, side, side, channels]` of any real dtype with labels `[n]`, as patches."""
-        images = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.dtype)
-        before, after, out = same_padding(self.network.side, 2)
-        images = torch.nn.functional.pad(images, (0, 0, before, after, before, after))
-        count, channels = len(images), self.network.channels
-        of_image, line, pixel, _ = images.stride()
-        windows = images.as_strided(
-            (count, out, out, KERNEL, KERNEL * channels), (of_image, 2 * line, 2 * pixel, line, 1)
-        )
-        width = TAPS * channels + 1
-        patches = torch.ones(count, out * out, width, dtype=self.dtype)
-        strides = (out * out * width, out * width, width, KERNEL * channels, 1)
-        patches.as_strided(windows.shape, strides).copy_(windows)
+        count, side, _, channels = inputs.shape
+        before, after, out = same_padding(side, 2)
+        padded = side + before + after
+        # The last of an image's numbers is the 1 of all its patches.
+        numbers = np.zeros((count, padded * padded * channels + 1), inputs.dtype)
+        numbers[:, -1] = 1
+        inside = slice(before, before + side)
+        numbers[:, :-1].reshape(count, padded, padded, channels)[:, inside, inside] = inputs
+        patches = torch.from_numpy(numbers.take(self._window_index, axis=1)).to(self.dtype).view(count, out * out, -1)
         one_hot = torch.zeros(count, self.network.outputs, dtype=self.dtype)
         if targets is not None:
             one_hot[torch.arange(count), torch.from_numpy(targets)] = 1
-        return Images(patches, torch.bmm(patches.transpose(1, 2), patches).flatten(1), one_hot)
+        return Images(patches, one_hot)
 
-    @torch.no_grad()
-    def predict(self, leaves: list[Tensor], images: Images) -> Tensor:
+    @torch.inference_mode()
+    def predict(self, parameters: Views, images: Images) -> Tensor:
         """Logits `[n, outputs]`, normalized over all n images."""
-        return self._forward(leaves, images, self._workspace(images.size))
+        return self._forward(parameters, images, self._workspace(images.size))
 
-    @torch.no_grad()
-    def gradient(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tensor:
-        """Overwrites `gradients` with those of the cross-entropy of `images`; returns the logits `[n, outputs]`."""
-        return self._gradient(leaves, images, gradients, self._workspace(images.size))
+    @torch.inference_mode()
+    def gradient(self, parameters: Views, images: Images, gradient: Views) -> Tensor:
+        """Overwrites `gradient` with that of the cross-entropy of `images`; returns the logits `[n, outputs]`."""
+        return self._gradient(parameters, images, gradient, self._workspace(images.size), keep=False)
 
-    @torch.no_grad()
-    def record(self, leaves: list[Tensor], images: Images, gradients: list[Tensor]) -> Tape:
+    @torch.inference_mode()
+    def record(self, parameters: Views, images: Images, gradient: Views) -> Tape:
         """As `gradient`, and keeps what `curvature` needs; the parameters must not change until then."""
         spare = self._spare.setdefault(images.size, [])
         work = spare.pop() if spare else Workspace(self.network, images.size, self.dtype)
-        self._gradient(leaves, images, gradients, work)
-        return Tape(leaves, images, work)
+        self._gradient(parameters, images, gradient, work, keep=True)
+        return Tape(parameters, images, work)
 
-    @torch.no_grad()
-    def curvature(self, tape: Tape, direction: list[Tensor], out: list[Tensor]) -> None:
+    @torch.inference_mode()
+    def curvature(self, tape: Tape, direction: Views, out: Views) -> None:
         """Overwrites `out` with the Hessian of a recorded loss times `direction`; the tape is used up."""
         from quadriga.metalearn.conv_curvature import curvature
 
         curvature(self, tape, direction, out)
         self._spare[tape.images.size].append(tape.work)
 
-    def _gradient(self, leaves: list[Tensor], images: Images, gradients: list[Tensor], work: Workspace) -> Tensor:
-        logits = self._forward(leaves, images, work)
+    def _gradient(self, parameters: Views, images: Images, gradient: Views, work: Workspace, *, keep: bool) -> Tensor:
+        logits = self._forward(parameters, images, work)
         d_logits = torch.softmax(logits, 1).sub_(images.targets)
         if self.mean_loss:
             d_logits /= images.size
-        self._backward(leaves, images, work, d_logits, gradients)
+        self._backward(parameters, images, work, d_logits, gradient, keep=keep)
         return logits
 
     def loss(self, logits: Tensor, images: Images) -> float:
@@ -266,80 +302,84 @@ class ConvKernel:
             self._workspaces[batch] = Workspace(self.network, batch, self.dtype)
         return self._workspaces[batch]
 
-    def _forward(self, leaves: list[Tensor], images: Images, work: Workspace) -> Tensor:
-        taps = leaves[0].shape[1]
-        _fold(leaves, images, work)
-        output = work.blocks[0].input
-        torch.clamp_min(linear(images.patches.view(-1, taps + 1), work.folded).view(output.shape), 0, out=output)
-        work.saved = []
+    def _forward(self, parameters: Views, images: Images, work: Workspace) -> Tensor:
+        leaves = parameters.leaves
+        _fold(parameters, images, work)
+        first_u = product(images.rows, work.folded, work.first_u)
+        torch.clamp_min(first_u.view(work.first_output.shape), 0, out=work.first_output)
         for index, block in enumerate(work.blocks, 1):
-            weight, scale, shift = leaves[3 * index : 3 * index + 3]
-            u = linear(block.gather(), weight)
-            z, mu, r = torch.native_batch_norm(u, scale, shift, None, None, True, 0.0, NORM_EPSILON)
-            if index < BLOCKS - 1:
-                output = work.blocks[index].input
-                torch.clamp_min(z.view(output.shape), 0, out=output)
-            else:
-                output = z.clamp_min_(0).view(images.size, block.padding.out, block.padding.out, -1)
-            work.saved.append(Saved(u, output, mu, r))
-        work.features = output.view(images.size, -1)
-        return torch.addmm(leaves[-1], work.features, leaves[-2].T)
+            scale, shift = leaves[3 * index + 1 : 3 * index + 3]
+            block.u = product(block.gather(), parameters.turned[index], block.u)
+            statistics = (block.z, block.mu, block.r)
+            torch.native_batch_norm(block.u, scale, shift, None, None, True, 0.0, NORM_EPSILON, out=statistics)
+            torch.clamp_min(block.z_image, 0, out=block.output)
+        return torch.addmm(leaves[-1], work.features, parameters.dense)
 
     def _backward(
-        self, leaves: list[Tensor], images: Images, work: Workspace, d_logits: Tensor, gradients: list[Tensor]
+        self, parameters: Views, images: Images, work: Workspace, d_logits: Tensor, gradient: Views, *, keep: bool
     ) -> None:
+        leaves, gradients = parameters.leaves, gradient.leaves
         work.d_logits, work.slopes = d_logits, []
-        torch.mm(d_logits.T, work.features, out=gradients[-2])
+        torch.mm(d_logits.t(), work.features, out=gradients[-2])
         torch.sum(d_logits, 0, out=gradients[-1])
-        d_output = torch.mm(d_logits, leaves[-2]).view(work.saved[-1].output.shape)
+        torch.mm(d_logits, leaves[-2], out=work.d_features)
         for index in range(BLOCKS - 1, 0, -1):
-            block, (u, output, mu, r) = work.blocks[index - 1], work.saved[index - 1]
+            block = work.blocks[index - 1]
             weight, scale = leaves[3 * index : 3 * index + 2]
-            dz = threshold_backward(d_output, output, 0).reshape(u.shape)
+            threshold_backward(block.d_output, block.output, 0, grad_input=block.dz_image)
             du, d_scale, d_shift = native_batch_norm_backward(
-                dz, u, scale, None, None, mu, r, True, NORM_EPSILON, (True, True, True)
+                block.dz, block.u, scale, None, None, block.mu, block.r, True, NORM_EPSILON, ALL
             )
-            work.slopes.append((dz, du))
-            gradients[3 * index].copy_(product(du.T, block.columns))
+            product_into(du.t(), block.columns, gradients[3 * index])
             gradients[3 * index + 1].copy_(d_scale)
             gradients[3 * index + 2].copy_(d_shift)
-            d_output = block.scatter(product(du, weight))
-        threshold_backward(d_output, work.blocks[0].input, 0, grad_input=work.d_first)
-        # `[10, n]` by `[n, 64]`: MKL takes three times as long for the transposed product.
-        work.sums = torch.mm(images.patches.view(-1, leaves[0].shape[1] + 1).T, work.d_first_matrix).T
-        _first_backward(leaves[0], work, gradients)
+            if keep:
+                work.slopes.append((block.dz, du))
+            # Unless they are kept, nobody needs the columns any more: their gradient takes their place.
+            block.scatter(product(du, weight, None if keep else block.columns))
+        threshold_backward(work.first_d_output, work.first_output, 0, grad_input=work.first_dz_image)
+        torch.mm(images.turned, work.first_dz, out=work.first_sums)
+        _first_backward(parameters, images, work, gradient)
+
+
+def _window_index(side: int, channels: int) -> NDArray[np.int64]:
+    """Where each number of an image's patches is among those of the padded image and a 1 behind them."""
+    before, after, out = same_padding(side, 2)
+    padded = side + before + after
+    of_number = np.arange(padded * padded * channels).reshape(padded, padded, channels)
+    found = np.full((out, out, TAPS * channels + 1), of_number.size)
+    last = 2 * (out - 1) + 1
+    for tap in range(TAPS):
+        line, column = divmod(tap, KERNEL)
+        found[..., tap * channels : (tap + 1) * channels] = of_number[
+            line : line + last : 2, column : column + last : 2
+        ]
+    return found.reshape(-1)
 
 
 # NumPy's operations on a few hundred numbers take a fraction of the time of PyTorch's.
-def _fold(leaves: list[Tensor], images: Images, work: Workspace) -> None:
+def _fold(parameters: Views, images: Images, work: Workspace) -> None:
     """Sets `work.folded` and `work.first`."""
-    weight, scale, shift = (leaf.numpy() for leaf in leaves[:3])
-    taps = weight.shape[1]
-    moments = np.add.reduce(images.moments.numpy(), 0)
-    moments /= work.pixels
-    moments = moments.reshape(taps + 1, taps + 1)
-    means = moments[taps, :taps]
-    covariance = moments[:taps, :taps] - means[:, None] * means
-    weighted, mu = weight @ covariance, weight @ means
+    weight, scale, shift = parameters.first
+    weighted, mu = weight @ images.covariance, weight @ images.means
     variance = np.add.reduce(weighted * weight, 1)
     variance += NORM_EPSILON
     r = np.reciprocal(np.sqrt(variance, out=variance), out=variance)
     s = r * scale
     np.multiply(weight, s[:, None], out=work.folded_weight)
     np.subtract(shift, s * mu, out=work.folded_shift)
-    work.first = First(covariance, means, weighted, mu, r, s)
+    work.first = First(weighted, mu, r, s)
 
 
-def _first_backward(leaf: Tensor, work: Workspace, gradients: list[Tensor]) -> None:
+def _first_backward(parameters: Views, images: Images, work: Workspace, gradient: Views) -> None:
     """The first block's gradients from `work.sums`."""
-    weight, first, sums = leaf.numpy(), work.first, work.sums.numpy()
-    d_weight, d_scale, d_shift = (gradient.numpy() for gradient in gradients[:3])
-    taps = weight.shape[1]
-    with_patches, total = sums[:, :taps], sums[:, taps]
+    weight, first, sums = parameters.first[0], work.first, work.sums.numpy()
+    d_weight, d_scale, d_shift = gradient.first
+    with_patches, total = sums[:, :-1], sums[:, -1]
     d_shift[:] = total
     moment = np.add.reduce(weight * with_patches, 1)
     moment -= first.mu * total
     np.multiply(moment, first.r, out=d_scale)
-    np.subtract(with_patches, total[:, None] * first.means, out=d_weight)
+    np.subtract(with_patches, total[:, None] * images.means, out=d_weight)
     d_weight -= (d_scale * first.r)[:, None] * first.weighted
     d_weight *= first.s[:, None]

@@ -1,16 +1,25 @@
 """Matrix products of the sizes that inner steps are made of: a few hundred rows, 64 or 576 columns.
 
-PyTorch hands a float32 product to MKL, which reaches half of what oneDNN does at these sizes on AMD's
-processors. PyTorch's own oneDNN product, made for compiled inference, takes transposed views without
-copying. It is used where PyTorch was built with it.
+PyTorch hands a float32 product to MKL, which on Intel's processors is the fastest there is at these sizes, and on
+AMD's reaches half of what oneDNN does. So elsewhere than on Intel's, PyTorch's own oneDNN product is used, made for
+compiled inference; it takes transposed views without copying. The choice depends on the processor's maker alone, so
+that all processes of a machine compute the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+
+def _made_by_intel() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -30,16 +39,24 @@ def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
 
 
 with torch.no_grad():
-    _MULTIPLY = _onednn()
+    _MULTIPLY = None if torch.backends.mkl.is_available() and _made_by_intel() else _onednn()
 
 
-def linear(a: Tensor, weight: Tensor) -> Tensor:
-    """`a` `[m, k]` times the transpose of `weight` `[n, k]`, as `product`."""
+def product(a: Tensor, b: Tensor, room: Tensor | None = None) -> Tensor:
+    """`a` `[m, k]` times `b` `[k, n]` on the CPU; either may be a transposed view. Not differentiable.
+
+    Args:
+        a: the first factor.
+        b: the second.
+        room: `[m, n]`, whose memory the result may take; it need not.
+    """
     if _MULTIPLY is None or a.dtype != torch.float32:
-        return torch.mm(a, weight.T)
-    return _MULTIPLY(a, weight)
+        return torch.mm(a, b) if room is None else torch.mm(a, b, out=room)
+    return _MULTIPLY(a, b.t())
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a` `[m, k]` times `b` `[k, n]` on the CPU; either may be a transposed view. Not differentiable."""
-    return linear(a, b.T)
+def product_into(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Overwrites `out` with `product`."""
+    result = product(a, b, out)
+    if result is not out:
+        out.copy_(result)

@@ -1,4 +1,4 @@
-"""The benchmarks of safe reinforcement learning: Safety Gym, and the velocity tasks.
+"""The benchmarks of safe reinforcement learning: Safety Gym, and the velocity tasks; exploration's is next door.
 
 *Benchmarking Safe Exploration in Deep RL* (Ray, Achiam, Amodei 2019): algorithms are compared by the return and cost
 of an episode at the end of training and by the cost rate, the cost of a step over all of training. To average over
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from quadriga.platform.suites import Benchmark, Columns, Measure, Publication, Suite, at_the_end, last
+from quadriga.policies.exploration_benchmark import EXPLORATION
 from quadriga.policies.presets import SAFETY
 
 COST_LIMIT = 25.0
@@ -162,6 +163,7 @@ def _published() -> Publication:
 
 
 BENCHMARKS = {
+    "exploration": EXPLORATION,
     "safety-gym": Benchmark(
         "return, cost and cost rate under a cost limit of 25",
         "Ray, Achiam, Amodei 2019, Benchmarking Safe Exploration in Deep RL",

@@ -181,15 +181,19 @@ class CustomConstraintSettings(_Weighed):
     options: Annotated[dict[str, Any], Field(description="its keyword arguments, besides cost_limit")] = {}
 
 
-class DynamicsSettings(Section):
-    """The model of the dynamics that a bonus rests on, and how it is fitted after every iteration."""
-
+class _ModelSettings(Section):
     likelihood: Annotated[
         Literal["auto", "gaussian", "bits"],
         Field(description="of the next state; bits: of RAM only; auto: bits of RAM, else gaussian"),
     ] = "auto"
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
+    replay_size: Annotated[int, Field(ge=1, description="latest transitions kept, over all learners")] = 200_000
+
+
+class DynamicsSettings(_ModelSettings):
+    """The model of the dynamics that a bonus rests on, and how it is fitted after every iteration."""
+
     ensemble: Annotated[int, Field(ge=1, description="networks, each fitted to rows of its own")] = 1
     optimizer: Annotated[
         Literal["trust-region", "adam"], Field(description="natural gradient within target_kl, or plain Adam")
@@ -197,12 +201,23 @@ class DynamicsSettings(Section):
     target_kl: Annotated[float, Field(gt=0, description="kappa: mean KL that an update may reach, nats")] = 1e-3
     updates: Annotated[int, Field(ge=1, description="updates an iteration, each on rows drawn anew")] = 1
     batch_size: Annotated[int, Field(ge=1, description="rows of an update, over all learners")] = 5000
-    replay_size: Annotated[int, Field(ge=1, description="latest transitions kept, over all learners")] = 200_000
     damping: Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")] = 1e-4
     cg_iterations: Annotated[int, Field(ge=1, description="of conjugate gradient")] = 10
     fisher_fraction: Annotated[float, Field(gt=0, le=1, description="share of the rows in the Fisher matrix")] = 0.2
     learning_rate: Annotated[float, Field(gt=0, description="of adam")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="alpha of alpha |phi|^2 in the model's loss")] = 0.0
+
+
+class BayesianSettings(_ModelSettings):
+    """The posterior over the parameters of such a model (Houthooft et al. 2016), fitted by Adam."""
+
+    updates: Annotated[int, Field(ge=1, description="steps of Adam an iteration, each on rows drawn anew")] = 50
+    batch_size: Annotated[int, Field(ge=1, description="rows of a step, over all learners")] = 500
+    learning_rate: Annotated[float, Field(gt=0, description="of adam")] = 3e-3
+    prior_std: Annotated[float, Field(gt=0, description="deviation of every parameter before anything is seen")] = 0.5
+    initial_std: Annotated[float, Field(gt=0, description="deviation that the fit begins with")] = 0.05
+    samples: Annotated[int, Field(ge=2, description="draws of the parameters that the gain is estimated from")] = 2
+    step: Annotated[float, Field(gt=0, description="lambda: length of the step whose gain is the bonus")] = 1.0
 
 
 class NoBonus(Section):
@@ -224,26 +239,37 @@ class BonusSettings(Section):
     episodic: Annotated[bool, Field(description="own critic: whether the bonus's value ends with an episode")] = True
     discount: Annotated[Unit, Field(description="own critic: gamma of the bonus")] = 0.99
     gae_lambda: Annotated[Unit, Field(description="own critic")] = 0.95
+    dynamics: _ModelSettings
+
+
+class _DensityBonusSettings(BonusSettings):
     dynamics: DynamicsSettings = DynamicsSettings()
 
 
-class SurprisalSettings(BonusSettings):
+class SurprisalSettings(_DensityBonusSettings):
     """Surprisal, -log P(s' | s, a) (Achiam & Sastry 2017)."""
 
     kind: Literal["surprisal"] = "surprisal"
 
 
-class LearningProgressSettings(BonusSettings):
+class LearningProgressSettings(_DensityBonusSettings):
     """Learning progress over k updates of the model (Achiam & Sastry 2017)."""
 
     kind: Literal["learning-progress"] = "learning-progress"
     k: Annotated[int, Field(ge=1, description="updates between the two models")] = 10
 
 
-class PredictionErrorSettings(BonusSettings):
+class PredictionErrorSettings(_DensityBonusSettings):
     """Squared error of the predicted change of state, in units of its deviation (Stadie et al. 2015)."""
 
     kind: Literal["prediction-error"] = "prediction-error"
+
+
+class VIMESettings(BonusSettings):
+    """Information gain about the parameters of a Bayesian model (VIME, Houthooft et al. 2016)."""
+
+    kind: Literal["vime"] = "vime"
+    dynamics: BayesianSettings = BayesianSettings()
 
 
 class LearnerSettings(Section):
@@ -280,7 +306,8 @@ class RLExperiment(Experiment):
         Field(discriminator="kind"),
     ] = NoConstraint()
     bonus: Annotated[
-        NoBonus | SurprisalSettings | LearningProgressSettings | PredictionErrorSettings, Field(discriminator="kind")
+        NoBonus | SurprisalSettings | LearningProgressSettings | PredictionErrorSettings | VIMESettings,
+        Field(discriminator="kind"),
     ] = NoBonus()
     learner: LearnerSettings = LearnerSettings()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quadriga.platform.lines import EvaluationRequest, Line, Trainer
+from quadriga.platform import placement
+from quadriga.platform.lines import Demand, EvaluationRequest, Line, Trainer
 from quadriga.policies.benchmarks import BENCHMARKS
 from quadriga.policies.experiment import CustomUpdateSettings, NoConstraint, RLExperiment
 from quadriga.policies.presets import PRESETS
@@ -32,6 +33,14 @@ def _check(experiment: RLExperiment) -> None:
 def _cpus(experiment: RLExperiment) -> int:
     learner = experiment.learner
     return 1 + experiment.rollout.env_runners + learner.learners * learner.threads
+
+
+def _demands(experiment: RLExperiment) -> Sequence[Demand]:
+    learner = experiment.learner
+    return [
+        Demand(experiment.rollout.env_runners, role=placement.ROLLOUTS),
+        Demand(learner.learners, learner.threads, learner.gpus_per_learner, placement.LEARNERS),
+    ]
 
 
 def _evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationRequest) -> Mapping[str, Sequence[float]]:
@@ -87,9 +96,11 @@ LINE = Line(
             "surprisal": "-log P(s'|s, a) of a learned model (Achiam & Sastry 2017)",
             "learning-progress": "what k updates of the model added to log P(s'|s, a) (Achiam & Sastry 2017)",
             "prediction-error": "squared error of the predicted change of state (Stadie et al. 2015)",
+            "vime": "information about the parameters of a Bayesian model (Houthooft et al. 2016)",
         },
     },
     benchmarks=BENCHMARKS,
     cpus=_cpus,
+    demands=_demands,
     check=_check,
 )

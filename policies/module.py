@@ -85,11 +85,12 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
         self.normalizer = Normalizer(obs_dim, shrink=config.get("shrink_observations", False))
         self.policy: MLP | RecurrentNetwork
         self.critics: MLP | RecurrentNetwork
+        # Critics begin at exactly 0: without any reward advantages are 0 then, and not noise that is standardized.
         self.units, self.dist_dim, self.streams = config.get("units"), dist_dim, config["streams"]
         if self.units is not None:
             sizes, activation = [obs_dim, *hidden], config["activation"]
             self.policy = RecurrentNetwork(sizes, self.units, dist_dim, activation, final_gain=0.01)
-            self.critics = RecurrentNetwork(sizes, self.units, self.streams, activation, final_gain=1.0)
+            self.critics = RecurrentNetwork(sizes, self.units, self.streams, activation, final_gain=0.0)
         else:
             self._build_perceptrons(obs_dim, hidden, dist_dim, config)
         self.log_std = (
@@ -98,7 +99,7 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
 
     def _build_perceptrons(self, obs_dim: int, hidden: list[int], dist_dim: int, config: Mapping[str, Any]) -> None:
         self.policy = MLP([obs_dim, *hidden, dist_dim], config["activation"], final_gain=0.01)
-        self.critics = MLP([obs_dim, *hidden, 1], config["activation"], final_gain=1.0, stack=config["streams"])
+        self.critics = MLP([obs_dim, *hidden, 1], config["activation"], final_gain=0.0, stack=config["streams"])
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """What the update rule changes."""

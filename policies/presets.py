@@ -69,6 +69,11 @@ PRESETS: dict[str, Preset] = {
         "Achiam, Sastry 2017, arXiv:1703.01732",
         {**_SURPRISE, "bonus": {"kind": "learning-progress", "critic": "none"}},
     ),
+    "vime": Preset(
+        "TRPO with the information that a transition gives about a Bayesian model as a bonus",
+        "Houthooft, Chen, Duan, Schulman, De Turck, Abbeel 2016, arXiv:1605.09674",
+        {**_SURPRISE, "bonus": {"kind": "vime", "critic": "none"}},
+    ),
     "ppo-surprisal": Preset(
         "PPO with the surprisal of a learned model of the dynamics as a bonus",
         "Achiam, Sastry 2017, arXiv:1703.01732, whose bonus takes any update rule",

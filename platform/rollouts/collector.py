@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from quadriga.platform.environments.planes import Visits
 from quadriga.platform.environments.registry import make_vector_env
 from quadriga.platform.environments.seeds import EpisodeSeeds
 from quadriga.platform.errors import TrainingStopped
@@ -80,6 +81,8 @@ class Collector:
         final_steps: list[tuple[int, int]] = []
         final_observations: list[np.ndarray] = []
         noise = actor.noise(rng, steps, num_envs)
+        plane = self.env.plane
+        places = None if plane is None else np.empty((steps, num_envs, 2))
         env_actions = np.empty((num_envs, actor.dist_dim), np.float32)
 
         tape, final_values = self._tape(actor, steps), []
@@ -94,6 +97,8 @@ class Collector:
                 action = self._scale(action, env_actions)
             raw[t + 1], rewards[t], terminations[t], truncations[t], infos = step(action)
             costs[t] = infos["cost"]
+            if places is not None:
+                places[t] = self.env.in_plane()[:, :2]
             if (terminations[t] | truncations[t]).any():
                 ended = truncations[t] & ~terminations[t] if bonus is None else truncations[t] | terminations[t]
                 for n in np.flatnonzero(ended):
@@ -159,6 +164,7 @@ class Collector:
             env_steps=int(valid.sum()),
             cost_sum=float(costs[valid].sum(dtype=np.float64)),
             episodes=episodes,
+            visits=None if plane is None or places is None else Visits.count(plane, places[valid]),
             moments=RunningMoments.from_batch(raw[:-1].reshape(-1, obs_dim)) if self.plan.collect_moments else None,
             environment_failures=int((~valid).sum()),
             seconds=time.perf_counter() - started,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from quadriga.platform.environments.planes import Visits
 from quadriga.platform.statistics import RunningMoments
 
 
@@ -133,6 +134,7 @@ class Rollout:
         env_steps: environment steps taken (steps that a raising environment lost are not among them).
         cost_sum: cost over these steps.
         episodes: the episodes that ended.
+        visits: where the environments went, of tasks with a plane.
         moments: of the raw observations, for the shared normalizer; `None` if it is off.
         environment_failures: environments that raised and were built anew.
         seconds: wall time of the request in the runner.
@@ -144,6 +146,7 @@ class Rollout:
     cost_sum: float
     episodes: EpisodeRecords
     moments: RunningMoments | None
+    visits: Visits | None = None
     environment_failures: int = 0
     seconds: float = 0.0
     error: str | None = None
