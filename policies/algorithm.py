@@ -31,7 +31,7 @@ from quadriga.platform.rollouts.runner import ColumnEnvRunner
 from quadriga.platform.statistics import RunningMoments
 from quadriga.policies.bonuses import Evaluation
 from quadriga.policies.constraints import Constraint
-from quadriga.policies.experiment import NoBonus, NoConstraint, RLExperiment
+from quadriga.policies.experiment import LSTMSettings, NoBonus, NoConstraint, RLExperiment
 from quadriga.policies.learner import ColumnLearner
 from quadriga.policies.module import ActorCriticModule
 
@@ -59,6 +59,7 @@ def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
         activation=experiment.network.activation,
         collect_moments=experiment.rollout.normalize_observations != "none",
         bonus=evaluation,
+        sequence_length=experiment.network.sequence_length if isinstance(experiment.network, LSTMSettings) else None,
     )
 
 
@@ -117,6 +118,7 @@ class PolicyOptimizationConfig(AlgorithmConfig):
                 "activation": network.activation,
                 "initial_log_std": network.initial_log_std,
                 "streams": len(self.rollout_plan.streams),
+                "units": network.units if isinstance(network, LSTMSettings) else None,
                 "shrink_observations": self.rl_experiment.rollout.normalize_observations == "shrink",
             },
         )
@@ -192,7 +194,8 @@ class PolicyOptimization(Algorithm):
             if request:
                 self.restore_env_runners(self.env_runner_group)
             runners = self._runners()
-            steps = max(1, -(-missing // (runners * envs)))
+            length = self.config.rollout_plan.sequence_length or 1
+            steps = max(1, -(-missing // (runners * envs * length))) * length
             collected = self._request(steps=steps, request=request)
             for rollout in collected:
                 if rollout.error is not None:
