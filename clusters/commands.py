@@ -148,6 +148,29 @@ def template(
         print(f"{rendering.KINDS[kind].summary}: {output}")
 
 
+@cluster.command(short_help="Write files for Prometheus and Grafana.")
+def monitor(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder that gets the files.")] = Path(
+        "monitoring"
+    ),
+    name: ClusterName = "local",
+    discovery: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ray's list of addresses (default: that of the local cluster).")
+    ] = None,
+    cost_limit: Annotated[float, typer.Option(metavar="D", help="Mean cost of an episode that raises an alert.")] = 25,
+    multiplier_max: Annotated[float, typer.Option(metavar="M", help="The multiplier's cap.")] = 100,
+) -> None:
+    """Write configuration, alert rules and dashboards for Prometheus and Grafana; starts neither."""
+    from quadriga.clusters import local, monitoring
+
+    found = discovery or Path(local.find(name).temp_dir, monitoring.DISCOVERY)
+    monitoring.write(output, found.absolute(), monitoring.Thresholds(cost_limit, multiplier_max))
+    print(f"monitoring: {output}")
+    print("next:")
+    print(f"  prometheus --config.file={output}/{monitoring.PROMETHEUS} --web.listen-address=127.0.0.1:9090")
+    print(f"  GF_PATHS_PROVISIONING={output.absolute()}/grafana/provisioning grafana server")
+
+
 @submission.command("submit", short_help="Run an experiment file or a command on a cluster.")
 def submit(
     words: Annotated[

@@ -28,7 +28,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_USAGE_ST
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 CONNECT_TIMEOUT = 5.0
-JOIN_TIMEOUT = 45.0
+JOIN_TIMEOUT = 120.0
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it in the processes of a submitted job; joining then needs no trial, whose connection would count as the
 job's."""

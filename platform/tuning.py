@@ -175,6 +175,7 @@ def _tuner(
     restore: bool,
 ) -> Any:
     from ray import tune as ray_tune
+    from ray.tune.logger import JsonLoggerCallback
 
     shared = TrialSettings(fields, settings, trials_dir)
     trainable = ray_tune.with_resources(
@@ -209,7 +210,7 @@ def _tuner(
             storage_filesystem=filesystem,
             failure_config=ray_tune.FailureConfig(max_failures=settings.retries),
             checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
-            callbacks=[tuning_table.callback(display)],
+            callbacks=[tuning_table.callback(display), JsonLoggerCallback()],  # Tune reads results from its files
             verbose=0,
         ),
     )
