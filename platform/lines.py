@@ -96,6 +96,8 @@ class Line:
             unknown environment, a missing package), as far as that can be seen at once; called
             before anything is started or written.
         published: numbers of the literature to compare a curve with: `(experiment, metric)` to value by source.
+        policy: what a checkpoint folder holds, as a callable on observations: `(experiment, checkpoint)`.
+        export: the same as a file for other programs: `(experiment, checkpoint, output)`.
     """
 
     name: str
@@ -114,6 +116,8 @@ class Line:
     cpus: Callable[[Any], int] = cpu_slots
     check: Callable[[Any], None] = lambda experiment: None
     published: Callable[[Any, str], Mapping[str, float]] = lambda experiment, metric: {}
+    policy: Callable[[Any, Path], Callable[..., Any]] | None = None
+    export: Callable[[Any, Path, Path], None] | None = None
 
     def normalise(self, defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         """`fields` over the preset's `defaults`, each section brought to its full form first."""

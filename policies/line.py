@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from quadriga.platform.lines import EvaluationRequest, Line, Trainer
 from quadriga.policies.benchmarks import BENCHMARKS
@@ -38,6 +39,18 @@ def _evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationReq
     from quadriga.policies.evaluation import evaluate
 
     return evaluate(experiment, checkpoint, request)
+
+
+def _policy(experiment: RLExperiment, checkpoint: Path) -> Callable[..., Any]:
+    from quadriga.policies.deployment import agent
+
+    return agent(experiment, checkpoint)
+
+
+def _export(experiment: RLExperiment, checkpoint: Path, output: Path) -> None:
+    from quadriga.policies.deployment import export
+
+    export(experiment, checkpoint, output)
 
 
 def _task(experiment: RLExperiment) -> str:
@@ -93,4 +106,6 @@ LINE = Line(
     benchmarks=BENCHMARKS,
     cpus=_cpus,
     check=_check,
+    policy=_policy,
+    export=_export,
 )
