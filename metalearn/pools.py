@@ -20,6 +20,7 @@ import numpy as np
 from quadriga.metalearn.experiment import MetaExperiment
 from quadriga.metalearn.inner import Vector
 from quadriga.metalearn.runner import Learned, Measures, Runner, State, Trial, make_runner
+from quadriga.platform import placement
 from quadriga.platform.errors import TrainingStopped, UserError
 
 logger = logging.getLogger("quadriga")
@@ -153,7 +154,12 @@ class RayPool:
     def __init__(self, experiment: MetaExperiment) -> None:
         compute, slots = experiment.compute, experiment.update.meta_batch
         self._fields = experiment.model_dump(mode="json")
-        self._options = {"num_cpus": 1, "num_gpus": compute.gpus_per_worker}
+        role = placement.LEARNERS if compute.gpus_per_worker else placement.ROLLOUTS
+        self._options = {
+            "num_cpus": 1,
+            "num_gpus": compute.gpus_per_worker,
+            "resources": placement.resources(role),
+        }
         self._limit = compute.restart_limit
         shares = np.array_split(np.arange(slots), min(compute.workers, slots))
         self._shares = [[int(slot) for slot in share] for share in shares]

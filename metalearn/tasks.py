@@ -7,7 +7,6 @@ learned, and which random stream each gets, is the business of others.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from quadriga.metalearn.networks import Network
 from quadriga.platform.errors import UserError, one_line
+from quadriga.platform.imports import load_object
 
 Array = NDArray[np.generic]
 Split = Literal["train", "test"]
@@ -69,13 +69,7 @@ def custom(factory: str, options: Mapping[str, Any]) -> TaskDistribution:
     Raises:
         UserError: there is no such function, or it refuses the options.
     """
-    module_name, _, name = factory.partition(":")
-    if not module_name or not name:
-        raise UserError(f"task.factory: expected package.module:function, got {factory!r}")
-    try:
-        function: Callable[..., TaskDistribution] = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"task.factory {factory!r}: {one_line(error)}") from error
+    function: Callable[..., TaskDistribution] = load_object(factory, "task.factory")
     try:
         made = function(**options)
     except TypeError as error:

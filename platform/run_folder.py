@@ -160,6 +160,17 @@ class RunFolder:
         settings = self.experiment().checkpoint if self.exists(EXPERIMENT) else experiments.CheckpointSettings()
         return CheckpointStore(self._filesystem, f"{self._root}/{CHECKPOINTS}", settings.keep)
 
+    def remove(self) -> None:
+        """Deletes the run with everything in it.
+
+        Raises:
+            UserError: it cannot be deleted.
+        """
+        try:
+            self._filesystem.delete_dir(self._root)
+        except OSError as error:
+            raise UserError(f"cannot delete the run {self.path!r}: {storage.reason(error)}") from error
+
     def _try_writing(self) -> None:
         path = f"{self._root}/.probe"
         storage.write(self._filesystem, path, bytes(PROBE_BYTES))

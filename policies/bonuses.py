@@ -9,6 +9,7 @@ with, of a model `P_phi` that is fitted after every iteration t (`dynamics`, `dy
     surprisal           b = -log P_{phi_t}(s' | s, a)
     learning progress   b =  log P_{phi_t}(s' | s, a) - log P_{phi_{t-k}}(s' | s, a)
     prediction error    b = |E_{phi_t}[y] - y|^2          the paper's L2 baseline (Stadie et al. 2015)
+    vime                b = information about phi         of a posterior over phi in place of one model (`bayesian`)
 
 Runners compute b over all rows of a rollout at once (`Evaluation`). The mean goes over the rows of all runners, so that
 only the learners know eta; since generalized advantages are linear in the reward, a runner sends the advantages of b
@@ -26,6 +27,7 @@ import numpy as np
 
 from quadriga.platform.rollouts.columns import ColumnBatch
 from quadriga.platform.rollouts.plan import INTRINSIC, REWARD
+from quadriga.policies.bayesian import InformationGain
 from quadriga.policies.dynamics import Snapshot
 from quadriga.policies.dynamics_fit import DynamicsFit, Sum
 
@@ -44,11 +46,22 @@ class Evaluation:
         kind: of the bonus settings.
         likelihood: of the model.
         activation: of its hidden layers.
+        samples: of a posterior's parameters.
+        step: length of the step whose information gain is the bonus.
     """
 
     kind: str
     likelihood: str
     activation: str
+    samples: int = 0
+    step: float = 0.0
+
+    @classmethod
+    def from_settings(cls, settings: BonusSettings) -> Evaluation:
+        """Of a bonus."""
+        dynamics = settings.dynamics
+        drawn = {name: getattr(dynamics, name) for name in ("samples", "step") if hasattr(dynamics, name)}
+        return cls(settings.kind, dynamics.likelihood, dynamics.activation, **drawn)
 
     def __call__(
         self,
@@ -59,23 +72,29 @@ class Evaluation:
         num_actions: int | None,
     ) -> np.ndarray:
         """Bonuses float32 [B] of raw transitions; 0 as long as no model was fitted."""
-        now = self._snapshot(weights, NOW, num_actions)
-        if now is None:
+        if not any(name.startswith(NOW) for name in weights):
             return np.zeros(len(states), np.float32)
+        if self.kind == "vime":
+            gain = InformationGain(_without(NOW, weights), self.likelihood, self.activation, num_actions)
+            return gain(states, actions, next_states, samples=self.samples, step=self.step).astype(np.float32)
+        now = self._snapshot(weights, NOW, num_actions)
         if self.kind == "surprisal":
             bonus = -now.log_prob(states, actions, next_states)
         elif self.kind == "prediction-error":
             bonus = now.squared_error(states, actions, next_states)
         else:
             before = self._snapshot(weights, BEFORE, num_actions)
-            assert before is not None
             bonus = now.log_prob(states, actions, next_states) - now.log_volume()
             bonus -= before.log_prob(states, actions, next_states) - before.log_volume()
         return bonus.astype(np.float32)
 
-    def _snapshot(self, weights: Mapping[str, np.ndarray], prefix: str, num_actions: int | None) -> Snapshot | None:
-        arrays = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        return Snapshot(arrays, self.likelihood, self.activation, num_actions) if arrays else None
+    def _snapshot(self, weights: Mapping[str, np.ndarray], prefix: str, num_actions: int | None) -> Snapshot:
+        return Snapshot(_without(prefix, weights), self.likelihood, self.activation, num_actions)
+
+
+def _without(prefix: str, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, by the rest of these."""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 class Intrinsic:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from quadriga.platform.errors import UserError, one_line
+from quadriga.platform.imports import load_object
 from quadriga.policies.controllers import (
     Controller,
     LagrangianController,
@@ -14,7 +16,13 @@ from quadriga.policies.controllers import (
     NoController,
     PIDController,
 )
-from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings, TrustRegionSettings
+from quadriga.policies.experiment import (
+    CustomConstraintSettings,
+    LagrangianSettings,
+    NoConstraint,
+    PIDSettings,
+    TrustRegionSettings,
+)
 from quadriga.policies.objective import CostScale, Objective
 
 
@@ -43,9 +51,14 @@ class Constraint:
 
     @classmethod
     def from_settings(
-        cls, settings: NoConstraint | LagrangianSettings | PIDSettings | TrustRegionSettings
+        cls,
+        settings: NoConstraint | LagrangianSettings | PIDSettings | TrustRegionSettings | CustomConstraintSettings,
     ) -> Constraint:
-        """The constraint of an experiment."""
+        """The constraint of an experiment.
+
+        Raises:
+            UserError: a controller of somebody's own cannot be made.
+        """
         if isinstance(settings, NoConstraint):
             return cls(NoController())
         if isinstance(settings, TrustRegionSettings):
@@ -65,6 +78,8 @@ class Constraint:
                 integral_max=math.inf if settings.integral_max is None else settings.integral_max,
                 multiplier_max=settings.multiplier_max,
             )
+        elif isinstance(settings, CustomConstraintSettings):
+            controller = _custom(settings)
         else:
             controller = LagrangianController(
                 cost_limit=settings.cost_limit,
@@ -136,3 +151,16 @@ class Constraint:
         self.measured_length = state.get("measured_length", math.nan)
         if self.cost_scale is not None and state["cost_scale"] is not None:
             self.cost_scale = state["cost_scale"]
+
+
+def _custom(settings: CustomConstraintSettings) -> Controller:
+    """The controller of somebody's own, with everything that the training loop asks of one."""
+    factory = load_object(settings.factory, "constraint.factory")
+    try:
+        controller: Controller = factory(cost_limit=settings.cost_limit, **settings.options)
+    except TypeError as error:
+        raise UserError(f"constraint.options of {settings.factory!r}: {one_line(error)}") from error
+    missing = [part for part in ("multiplier", "update", "terms", "state", "load") if not hasattr(controller, part)]
+    if missing:
+        raise UserError(f"constraint.factory {settings.factory!r}: what it makes has no {', '.join(missing)}")
+    return controller

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quadriga.policies.batch import UpdateBatch
-from quadriga.policies.natural_gradient import Trial, TrustRegion, fit_critics
+from quadriga.policies.natural_gradient import Trial, TrustRegion
 
 if TYPE_CHECKING:
+    from quadriga.policies.context import UpdateContext
     from quadriga.policies.experiment import CPOSettings
-    from quadriga.policies.learner import UpdateContext
 
 NO_CHANGE = 1e-8
 """The cost's gradient counts as zero if no step in the trust region changes the cost by more than this a step."""
@@ -156,4 +156,4 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: CPOSettings) ->
         "cost_surrogate_change": result.trial.cost_change,
         "cg_residual": residual / norm if norm > 0 else 0.0,
     }
-    return metrics | result.metrics() | fit_critics(batch, context, settings)
+    return metrics | result.metrics() | region.fit_critics()

@@ -26,7 +26,9 @@ import torch
 
 from quadriga.platform.statistics import RunningMoments
 from quadriga.policies.adam import FlatAdam
+from quadriga.policies.bayesian import BayesianMember
 from quadriga.policies.dynamics import LIKELIHOODS, Likelihood, Scales, features
+from quadriga.policies.experiment import BayesianSettings
 from quadriga.policies.fisher import NetworkFisher
 from quadriga.policies.gradients import Backward
 from quadriga.policies.natural_gradient import conjugate_gradient
@@ -127,8 +129,17 @@ class Member:
         vector = self.flat.vector.detach().double().numpy()
         return self.settings.weight_decay * float(vector @ vector)
 
-    def descend(self, inputs: np.ndarray, targets: np.ndarray, total: Sum) -> dict[str, float]:
-        """One update on these rows and those of the other learners; collective. Returns its metrics."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The network's parameters, as copies."""
+        return {name: value.numpy().copy() for name, value in self.network.state_dict().items()}
+
+    def descend(
+        self, inputs: np.ndarray, targets: np.ndarray, total: Sum, rng: np.random.Generator, known: int
+    ) -> dict[str, float]:
+        """One update on these rows and those of the other learners; collective. Returns its metrics.
+
+        `rng` and `known`, the number of transitions in the replays, are for models that draw, and weigh a prior.
+        """
         size = int(total(np.array([len(inputs)], np.float64))[0])
         gradient, old = self.gradient(inputs, targets, size, total)
         before = float(total(np.array([self.loss(old, targets)]))[0]) / size
@@ -181,7 +192,7 @@ class DynamicsFit:
 
     def __init__(
         self,
-        settings: DynamicsSettings,
+        settings: DynamicsSettings | BayesianSettings,
         *,
         dim: int,
         num_actions: int | None,
@@ -195,7 +206,11 @@ class DynamicsFit:
         sizes = [dim + (num_actions or act_dim), *settings.hidden_sizes, self.likelihood.outputs(dim)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.members = [Member(sizes, settings, self.likelihood) for _ in range(settings.ensemble)]
+            self.members: list[Member] | list[BayesianMember] = (
+                [BayesianMember(sizes, settings, self.likelihood)]
+                if isinstance(settings, BayesianSettings)
+                else [Member(sizes, settings, self.likelihood) for _ in range(settings.ensemble)]
+            )
         self.scales = Scales.empty(dim)
         self.replay = Replay(max(1, settings.replay_size // learners))
 
@@ -218,13 +233,13 @@ class DynamicsFit:
 
         Returns:
             `dynamics_loss` (before the fit, nats), `dynamics_kl` (the largest of an update) and, within a trust region,
-            `dynamics_step_accepted`.
+            `dynamics_step_accepted`; of a posterior `posterior_information` in place of the last two.
         """
         self._measure(states, next_states, total)
         if len(states):
             self.replay.add(states, actions, next_states)
-        share = self.replay.size / max(1.0, float(total(np.array([self.replay.size], np.float64))[0]))
-        rows = round(self.settings.batch_size * share) if self.replay.size else 0
+        known = max(1, int(total(np.array([self.replay.size], np.float64))[0]))
+        rows = round(self.settings.batch_size * self.replay.size / known)
         arrays = self.scales.arrays()
         found: list[dict[str, float]] = []
         for member in self.members:
@@ -232,9 +247,10 @@ class DynamicsFit:
                 drawn = self.replay.draw(rows, rng) if rows else [states[:0], actions[:0], next_states[:0]]
                 inputs = features(drawn[0], drawn[1], arrays, self.num_actions)
                 targets = self.likelihood.targets(drawn[0], drawn[2], arrays)
-                found.append(member.descend(inputs, targets, total))
+                found.append(member.descend(inputs, targets, total, rng, known))
         metrics = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
-        metrics["dynamics_kl"] = max(each["dynamics_kl"] for each in found)
+        if "dynamics_kl" in metrics:
+            metrics["dynamics_kl"] = max(each["dynamics_kl"] for each in found)
         return metrics
 
     def _measure(self, states: np.ndarray, next_states: np.ndarray, total: Sum) -> None:
@@ -249,11 +265,10 @@ class DynamicsFit:
             moments.merge(seen)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What `Snapshot` is made of, as copies."""
+        """What `Snapshot`, or `InformationGain`, is made of, as copies."""
         found = self.scales.arrays()
         for e, member in enumerate(self.members):
-            for name, value in member.network.state_dict().items():
-                found[f"{e}.{name}"] = value.numpy().copy()
+            found |= {f"{e}.{name}": value for name, value in member.arrays().items()}
         return found
 
     def state(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ combinations. Only settings live here; what they configure is in the modules of 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,9 +24,25 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 class NetworkSettings(Section):
     """Policy and critics: multilayer perceptrons of one shape, no weights shared."""
 
+    kind: Literal["mlp"] = "mlp"
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
     initial_log_std: Annotated[float, Field(description="of a Gaussian policy, the same in every dimension")] = -0.5
+
+
+class LSTMSettings(Section):
+    """A recurrent policy, and recurrent critics that share everything but their heads; learned over sequences."""
+
+    kind: Literal["lstm"] = "lstm"
+    hidden_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Field(description="layers between observation and LSTM; may be none")
+    ] = (64,)
+    activation: Literal["tanh", "relu"] = "tanh"
+    units: Annotated[int, Field(ge=1, description="of the LSTM")] = 64
+    sequence_length: Annotated[
+        int, Field(ge=1, description="steps that gradients go back; divides each environment's share of the batch")
+    ] = 50
+    initial_log_std: Annotated[float, Field(description="as of mlp")] = -0.5
 
 
 class AdvantageSettings(Section):
@@ -87,6 +103,16 @@ class CPOSettings(_SecondOrderSettings):
     kind: Literal["cpo"] = "cpo"
 
 
+class CustomUpdateSettings(Section):
+    """An update rule of your own; see `quadriga.policies.update_rules`."""
+
+    kind: Literal["custom"] = "custom"
+    rule: Annotated[str, Field(description="function of a batch and a context: package.module:function")]
+    options: Annotated[dict[str, Any], Field(description="its keyword arguments")] = {}
+    learning_rate: Positive = 3e-4
+    critic_learning_rate: Positive = 3e-4
+
+
 class NoConstraint(Section):
     """Reward alone counts; costs are measured."""
 
@@ -101,12 +127,15 @@ class _CostLimit(Section):
     ] = None
 
 
-class _Constraint(_CostLimit):
+class _Weighed(_CostLimit):
     normalize_objective: Annotated[bool, Field(description="(A_R - lambda A_C) / (1 + lambda)")] = True
-    multiplier_max: Positive = 100.0
     reward_scale_invariance: Annotated[bool, Field(description="weigh the cost by the ratio of gradient norms")] = False
     scale_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.9
     scale_max: Positive = 10.0
+
+
+class _Constraint(_Weighed):
+    multiplier_max: Positive = 100.0
 
 
 class LagrangianSettings(_Constraint):
@@ -140,15 +169,27 @@ class TrustRegionSettings(_CostLimit):
     ] = 0.0
 
 
-class DynamicsSettings(Section):
-    """The model of the dynamics that a bonus rests on, and how it is fitted after every iteration."""
+class CustomConstraintSettings(_Weighed):
+    """A controller of the multiplier of your own; see `quadriga.policies.controllers.Controller`."""
 
+    kind: Literal["custom"] = "custom"
+    factory: Annotated[str, Field(description="what makes a controller: package.module:class")]
+    options: Annotated[dict[str, Any], Field(description="its keyword arguments, besides cost_limit")] = {}
+
+
+class _ModelSettings(Section):
     likelihood: Annotated[
         Literal["auto", "gaussian", "bits"],
         Field(description="of the next state; bits: of RAM only; auto: bits of RAM, else gaussian"),
     ] = "auto"
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
+    replay_size: Annotated[int, Field(ge=1, description="latest transitions kept, over all learners")] = 200_000
+
+
+class DynamicsSettings(_ModelSettings):
+    """The model of the dynamics that a bonus rests on, and how it is fitted after every iteration."""
+
     ensemble: Annotated[int, Field(ge=1, description="networks, each fitted to rows of its own")] = 1
     optimizer: Annotated[
         Literal["trust-region", "adam"], Field(description="natural gradient within target_kl, or plain Adam")
@@ -156,12 +197,23 @@ class DynamicsSettings(Section):
     target_kl: Annotated[float, Field(gt=0, description="kappa: mean KL that an update may reach, nats")] = 1e-3
     updates: Annotated[int, Field(ge=1, description="updates an iteration, each on rows drawn anew")] = 1
     batch_size: Annotated[int, Field(ge=1, description="rows of an update, over all learners")] = 5000
-    replay_size: Annotated[int, Field(ge=1, description="latest transitions kept, over all learners")] = 200_000
     damping: Annotated[float, Field(ge=0, description="added to the diagonal of the Fisher matrix")] = 1e-4
     cg_iterations: Annotated[int, Field(ge=1, description="of conjugate gradient")] = 10
     fisher_fraction: Annotated[float, Field(gt=0, le=1, description="share of the rows in the Fisher matrix")] = 0.2
     learning_rate: Annotated[float, Field(gt=0, description="of adam")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="alpha of alpha |phi|^2 in the model's loss")] = 0.0
+
+
+class BayesianSettings(_ModelSettings):
+    """The posterior over the parameters of such a model (Houthooft et al. 2016), fitted by Adam."""
+
+    updates: Annotated[int, Field(ge=1, description="steps of Adam an iteration, each on rows drawn anew")] = 50
+    batch_size: Annotated[int, Field(ge=1, description="rows of a step, over all learners")] = 500
+    learning_rate: Annotated[float, Field(gt=0, description="of adam")] = 3e-3
+    prior_std: Annotated[float, Field(gt=0, description="deviation of every parameter before anything is seen")] = 0.5
+    initial_std: Annotated[float, Field(gt=0, description="deviation that the fit begins with")] = 0.05
+    samples: Annotated[int, Field(ge=2, description="draws of the parameters that the gain is estimated from")] = 2
+    step: Annotated[float, Field(gt=0, description="lambda: length of the step whose gain is the bonus")] = 1.0
 
 
 class NoBonus(Section):
@@ -183,26 +235,37 @@ class BonusSettings(Section):
     episodic: Annotated[bool, Field(description="own critic: whether the bonus's value ends with an episode")] = True
     discount: Annotated[Unit, Field(description="own critic: gamma of the bonus")] = 0.99
     gae_lambda: Annotated[Unit, Field(description="own critic")] = 0.95
+    dynamics: _ModelSettings
+
+
+class _DensityBonusSettings(BonusSettings):
     dynamics: DynamicsSettings = DynamicsSettings()
 
 
-class SurprisalSettings(BonusSettings):
+class SurprisalSettings(_DensityBonusSettings):
     """Surprisal, -log P(s' | s, a) (Achiam & Sastry 2017)."""
 
     kind: Literal["surprisal"] = "surprisal"
 
 
-class LearningProgressSettings(BonusSettings):
+class LearningProgressSettings(_DensityBonusSettings):
     """Learning progress over k updates of the model (Achiam & Sastry 2017)."""
 
     kind: Literal["learning-progress"] = "learning-progress"
     k: Annotated[int, Field(ge=1, description="updates between the two models")] = 10
 
 
-class PredictionErrorSettings(BonusSettings):
+class PredictionErrorSettings(_DensityBonusSettings):
     """Squared error of the predicted change of state, in units of its deviation (Stadie et al. 2015)."""
 
     kind: Literal["prediction-error"] = "prediction-error"
+
+
+class VIMESettings(BonusSettings):
+    """Information gain about the parameters of a Bayesian model (VIME, Houthooft et al. 2016)."""
+
+    kind: Literal["vime"] = "vime"
+    dynamics: BayesianSettings = BayesianSettings()
 
 
 class LearnerSettings(Section):
@@ -218,19 +281,29 @@ class LearnerSettings(Section):
 class RLExperiment(Experiment):
     """A reinforcement-learning experiment; `steps` counts environment steps."""
 
-    SHORTHAND: ClassVar[dict[str, str]] = {"env": "id", "update": "kind", "constraint": "kind", "bonus": "kind"}
+    SHORTHAND: ClassVar[dict[str, str]] = {
+        "env": "id",
+        "update": "kind",
+        "constraint": "kind",
+        "bonus": "kind",
+        "network": "kind",
+    }
 
     steps: Annotated[int, Field(gt=0, description="environment steps in total")] = 1_000_000
     env: Annotated[EnvironmentSettings, Field(description="the environment, e.g. --env CartPole-v1")]
     rollout: RolloutSettings = RolloutSettings()
-    network: NetworkSettings = NetworkSettings()
+    network: Annotated[NetworkSettings | LSTMSettings, Field(discriminator="kind")] = NetworkSettings()
     advantage: AdvantageSettings = AdvantageSettings()
-    update: Annotated[PPOSettings | TRPOSettings | CPOSettings, Field(discriminator="kind")] = PPOSettings()
+    update: Annotated[PPOSettings | TRPOSettings | CPOSettings | CustomUpdateSettings, Field(discriminator="kind")] = (
+        PPOSettings()
+    )
     constraint: Annotated[
-        NoConstraint | LagrangianSettings | PIDSettings | TrustRegionSettings, Field(discriminator="kind")
+        NoConstraint | LagrangianSettings | PIDSettings | TrustRegionSettings | CustomConstraintSettings,
+        Field(discriminator="kind"),
     ] = NoConstraint()
     bonus: Annotated[
-        NoBonus | SurprisalSettings | LearningProgressSettings | PredictionErrorSettings, Field(discriminator="kind")
+        NoBonus | SurprisalSettings | LearningProgressSettings | PredictionErrorSettings | VIMESettings,
+        Field(discriminator="kind"),
     ] = NoBonus()
     learner: LearnerSettings = LearnerSettings()
 
@@ -257,7 +330,27 @@ class RLExperiment(Experiment):
         return self
 
     @model_validator(mode="after")
+    def _sequences_fill_the_batch(self) -> RLExperiment:
+        if not isinstance(self.network, LSTMSettings):
+            return self
+        rollout, length = self.rollout, self.network.sequence_length
+        environments = max(1, rollout.env_runners) * rollout.envs_per_runner
+        if rollout.batch_size % (environments * length):
+            raise ValueError(
+                f"rollout.batch_size: expected a multiple of {environments * length:,} ({environments} environments x "
+                f"network.sequence_length {length}), got {rollout.batch_size}"
+            )
+        if not isinstance(self.bonus, NoBonus):
+            raise ValueError(
+                "bonus.kind: expected 'none', the only one that network.kind 'lstm' works with, "
+                f"got {self.bonus.kind!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_holds_a_minibatch(self) -> RLExperiment:
+        if isinstance(self.update, CustomUpdateSettings):
+            return self
         name = "minibatch_size" if isinstance(self.update, PPOSettings) else "critic_minibatch_size"
         size = getattr(self.update, name)
         if size > self.rollout.batch_size:

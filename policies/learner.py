@@ -8,9 +8,8 @@ learners share every minibatch through sums of flat vectors, and end bitwise equ
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,91 +21,21 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from quadriga.platform.rollouts.columns import ColumnBatch
 from quadriga.platform.rollouts.plan import COST, INTRINSIC, REWARD
 from quadriga.platform.statistics import RunningMoments
-from quadriga.policies import cpo, distributions, ppo, trpo
-from quadriga.policies.adam import FlatAdam
+from quadriga.policies import distributions
 from quadriga.policies.batch import UpdateBatch
 from quadriga.policies.bonuses import Intrinsic, add_bonus
+from quadriga.policies.context import Descent, UpdateContext
 from quadriga.policies.dynamics_fit import DynamicsFit
 from quadriga.policies.experiment import AdvantageSettings, CPOSettings, NoBonus, PPOSettings, RLExperiment
-from quadriga.policies.fisher import Fisher, fisher_of
+from quadriga.policies.fisher import fisher_of
 from quadriga.policies.gradients import Autograd, Gradients, WrittenOut
 from quadriga.policies.module import ActorCriticModule
-from quadriga.policies.networks import MLP, FlatParameters
+from quadriga.policies.networks import MLP
 from quadriga.policies.objective import Objective
+from quadriga.policies.recurrent import Memory
+from quadriga.policies.update_rules import update_rule
 
 logger = logging.getLogger("quadriga")
-
-UPDATE_RULES: Mapping[str, Callable[..., dict[str, float]]] = {
-    "ppo": ppo.update,
-    "trpo": trpo.update,
-    "cpo": cpo.update,
-}
-"""By the `kind` of their settings: `(batch, context, settings)` to metrics; the policy and critics change in place."""
-
-
-class Descent:
-    """Parameters that move together: their flat vector, their optimizer, and the sum over learners."""
-
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], learning_rate: float) -> None:
-        self.flat = FlatParameters(parameters)
-        self.optimizer = FlatAdam(self.flat, learning_rate)
-        self.distributed = False
-
-    def descend(self, max_norm: float | None) -> None:
-        """One optimizer step from the gradients, summed over learners, their norm clipped."""
-        gradient = self.flat.gradient
-        if self.distributed:
-            torch.distributed.all_reduce(gradient)
-        if max_norm is not None:
-            clip_norm(gradient, max_norm)
-        self.optimizer.apply()
-
-
-def clip_norm(gradient: torch.Tensor, max_norm: float) -> None:
-    """Scales `gradient` [n] in place to an Euclidean norm of at most `max_norm`."""
-    if gradient.device.type == "cpu":
-        array = gradient.numpy()
-        norm = math.sqrt(array.dot(array))
-        if norm > max_norm:
-            array *= max_norm / norm
-    else:
-        gradient *= (max_norm / torch.linalg.vector_norm(gradient)).clamp(max=1.0)
-
-
-@dataclass
-class UpdateContext:
-    """What an update rule works with.
-
-    Attributes:
-        module: the policy and its critics.
-        gradients: fills the gradients of a minibatch.
-        fisher: curvature of the policy, for second-order rules.
-        policy: the policy's parameters and optimizer.
-        critics: the critics' parameters and optimizer.
-        streams: names of the value streams, in the order of the critics.
-        rng: of this learner and iteration.
-        distributed: whether there are other learners.
-        excess_cost: see `Objective`.
-    """
-
-    module: ActorCriticModule
-    gradients: Gradients
-    fisher: Fisher
-    policy: Descent
-    critics: Descent
-    streams: tuple[str, ...]
-    rng: np.random.Generator
-    distributed: bool
-    excess_cost: float | None = None
-
-    def sum(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Sums float64 [n] over all learners; collective."""
-        tensor = torch.as_tensor(np.asarray(values, np.float64))
-        if self.distributed:
-            device = self.policy.flat.vector.device
-            tensor = tensor.to(device)
-            torch.distributed.all_reduce(tensor)
-        return tensor.cpu().numpy()
 
 
 class ColumnLearner(TorchLearner):
@@ -124,7 +53,7 @@ class ColumnLearner(TorchLearner):
         bonus, module = self.experiment.bonus, self.actor_critic
         if isinstance(bonus, NoBonus):
             return None
-        actions = module.policy.biases[-1].shape[-1]
+        actions = module.dist_dim
         fit = DynamicsFit(
             bonus.dynamics,
             dim=module.normalizer.mean.numel(),
@@ -152,7 +81,8 @@ class ColumnLearner(TorchLearner):
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """One flat optimizer for the critics and, of a first-order rule, one for the policy."""
         module, settings = self.module[module_id], self.experiment.update
-        first_order = settings.learning_rate if isinstance(settings, PPOSettings) else None
+        first_order: float | None = getattr(settings, "learning_rate", None)
+        self.update_rule = update_rule(settings)
         self.policy_descent = Descent(module.policy_parameters(), first_order or 0.0)
         self.critic_descent = Descent(list(module.critics.parameters()), settings.critic_learning_rate)
         for name, descent in (("policy", self.policy_descent), ("critics", self.critic_descent)):
@@ -234,6 +164,7 @@ class ColumnLearner(TorchLearner):
             columns.distributions,
             standardized[0],
             columns.value_targets,
+            memory=None if columns.resets is None else Memory(columns.resets, columns.initial_states),
         )
         if objective.cost_scale is not None:
             objective = self._rescaled(objective, batch, standardized, context)
@@ -246,8 +177,8 @@ class ColumnLearner(TorchLearner):
         if isinstance(settings, CPOSettings):
             batch.cost_advantages = standardized[streams.index(COST)]
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported, once, by the algorithm
-            metrics |= UPDATE_RULES[settings.kind](batch.to(self._device), context, settings)
-        if isinstance(settings, PPOSettings):
+            metrics |= self.update_rule(batch.to(self._device), context)
+        if hasattr(settings, "learning_rate"):
             metrics["learning_rate"] = self.policy_descent.optimizer.param_groups[0]["lr"]
         if self.actor_critic.log_std is not None:
             metrics["policy_std"] = float(self.actor_critic.log_std.detach().exp().mean())
@@ -293,10 +224,10 @@ class ColumnLearner(TorchLearner):
         total = int(context.sum([float(len(batch))])[0])
         norms = []
         for name in (REWARD, COST):
-            part = replace(batch, advantages=advantages[names.index(name)]).tensors()
-            inputs = self.actor_critic.distribution_inputs(part.observations.to(self._device))
-            log_probs = distributions.log_probs(inputs, self.actor_critic.log_std, part.actions.to(self._device))
-            surrogate = (log_probs * part.advantages.to(self._device)).sum() / total
+            part = replace(batch, advantages=advantages[names.index(name)]).to(self._device).tensors()
+            inputs = self.actor_critic.distribution_inputs(part.observations, part.memory)
+            log_probs = distributions.log_probs(inputs, self.actor_critic.log_std, part.actions)
+            surrogate = (log_probs * part.advantages).sum() / total
             gradients = torch.autograd.grad(surrogate, self.actor_critic.policy_parameters())
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).double().cpu().numpy()
             norms.append(float(np.linalg.norm(context.sum(flat))))
@@ -306,8 +237,7 @@ class ColumnLearner(TorchLearner):
         """A batch without rows, for a learner whose share was lost with its runner."""
         module = self.actor_critic
         obs_dim = module.normalizer.mean.numel()
-        dist_dim = module.policy.biases[-1].shape[-1]
-        streams = module.critics.biases[-1].shape[0]
+        dist_dim, streams = module.dist_dim, module.streams
         empty, bonus = np.empty, self.intrinsic is not None
         actions = empty((0,), np.int64) if module.discrete else empty((0, dist_dim), np.float32)
         return ColumnBatch(
@@ -321,6 +251,8 @@ class ColumnLearner(TorchLearner):
             empty((0,), np.float32) if bonus else None,
             empty((0, obs_dim), np.float32) if bonus else None,
             empty((0, obs_dim), np.float32) if bonus else None,
+            empty((0,), bool) if module.state_dim else None,
+            empty((0, module.state_dim), np.float32) if module.state_dim else None,
         )
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quadriga.platform.lines import EvaluationRequest, Line, Trainer
-from quadriga.policies.experiment import NoConstraint, RLExperiment
+from quadriga.platform import placement
+from quadriga.platform.lines import Demand, EvaluationRequest, Line, Trainer
+from quadriga.policies.benchmarks import BENCHMARKS
+from quadriga.policies.experiment import CustomUpdateSettings, NoConstraint, RLExperiment
 from quadriga.policies.presets import PRESETS
 
 
@@ -18,13 +20,27 @@ def _make_trainer(experiment: RLExperiment) -> Trainer:
 
 def _check(experiment: RLExperiment) -> None:
     from quadriga.platform.environments.registry import make_vector_env
+    from quadriga.policies.constraints import Constraint
 
     make_vector_env(experiment.env, 1).close()
+    Constraint.from_settings(experiment.constraint)
+    if isinstance(experiment.update, CustomUpdateSettings):
+        from quadriga.policies.update_rules import update_rule
+
+        update_rule(experiment.update)
 
 
 def _cpus(experiment: RLExperiment) -> int:
     learner = experiment.learner
     return 1 + experiment.rollout.env_runners + learner.learners * learner.threads
+
+
+def _demands(experiment: RLExperiment) -> Sequence[Demand]:
+    learner = experiment.learner
+    return [
+        Demand(experiment.rollout.env_runners, role=placement.ROLLOUTS),
+        Demand(learner.learners, learner.threads, learner.gpus_per_learner, placement.LEARNERS),
+    ]
 
 
 def _evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationRequest) -> Mapping[str, Sequence[float]]:
@@ -66,20 +82,25 @@ LINE = Line(
             "ppo": "clipped surrogate, several epochs of minibatches (Schulman et al. 2017)",
             "trpo": "natural gradient step within a KL limit, line search (Schulman et al. 2015)",
             "cpo": "TRPO's step with the cost limit inside its problem (Achiam et al. 2017)",
+            "custom": "a function of your own, package.module:function",
         },
         "constraint": {
             "none": "costs are measured, not limited",
             "lagrangian": "gradient ascent on the multiplier (Ray, Achiam, Amodei 2019)",
             "pid": "PID control of the multiplier (Stooke, Achiam, Abbeel 2020)",
             "trust-region": "the update rule cpo holds the limit itself (Achiam et al. 2017)",
+            "custom": "a controller of the multiplier of your own, package.module:class",
         },
         "bonus": {
             "none": "no intrinsic reward",
             "surprisal": "-log P(s'|s, a) of a learned model (Achiam & Sastry 2017)",
             "learning-progress": "what k updates of the model added to log P(s'|s, a) (Achiam & Sastry 2017)",
             "prediction-error": "squared error of the predicted change of state (Stadie et al. 2015)",
+            "vime": "information about the parameters of a Bayesian model (Houthooft et al. 2016)",
         },
     },
+    benchmarks=BENCHMARKS,
     cpus=_cpus,
+    demands=_demands,
     check=_check,
 )

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from quadriga.policies import distributions
-from quadriga.policies.batch import Array, UpdateBatch, minibatch_totals, minibatches
+from quadriga.policies.batch import Array, UpdateBatch
+from quadriga.policies.critics import fit_critics
 
 if TYPE_CHECKING:
+    from quadriga.policies.context import UpdateContext
     from quadriga.policies.experiment import CPOSettings, TRPOSettings
-    from quadriga.policies.learner import UpdateContext
 
 TOLERANCE = 1e-12
 """Conjugate gradient ends at this squared norm of the residual relative to the right-hand side's."""
@@ -108,12 +109,13 @@ class TrustRegion:
         module, flat = context.module, context.policy.flat
         self._old_log_std = None if module.log_std is None else module.log_std.detach().clone()
         self._old_parameters = flat.vector.detach().clone()
-        observations = batch.observations
+        drawn = batch
         if settings.fisher_fraction < 1.0:
-            count = math.ceil(settings.fisher_fraction * len(batch))
-            observations = observations[np.sort(context.rng.permutation(len(batch))[:count])]
-        self._fisher_size = float(context.sum([float(len(observations))])[0])
-        context.fisher.linearize(observations)
+            units = len(batch) // batch.unit
+            count = math.ceil(settings.fisher_fraction * units)
+            drawn = batch.take(np.sort(context.rng.permutation(units)[:count]))
+        self._fisher_size = float(context.sum([float(len(drawn))])[0])
+        context.fisher.linearize(drawn.observations, drawn.memory)
 
     def gradient(self, advantages: Array) -> np.ndarray:
         """Gradient of the surrogate `mean(r A)` at the acting policy, for advantages [B]."""
@@ -140,6 +142,16 @@ class TrustRegion:
         self.context.policy.flat.vector.data.copy_(self._old_parameters)
         return SearchResult(self._standing(), self.settings.line_search_steps, False)
 
+    def fit_critics(self) -> dict[str, float]:
+        """As `critics.fit_critics`, as the settings say."""
+        return fit_critics(
+            self.batch,
+            self.context,
+            epochs=self.settings.critic_epochs,
+            minibatch_size=self.settings.critic_minibatch_size,
+            max_grad_norm=self.settings.critic_max_grad_norm,
+        )
+
     def _move(self, step: np.ndarray) -> None:
         old = self._old_parameters
         self.context.policy.flat.vector.data.copy_(old + torch.from_numpy(step).to(old))
@@ -154,7 +166,7 @@ class TrustRegion:
     def _trial(self) -> Trial:
         """The policy in the module's parameters."""
         module, batch = self.context.module, self.batch.tensors()
-        inputs = torch.as_tensor(self.context.gradients.inputs(self.batch.observations))
+        inputs = torch.as_tensor(self.context.gradients.inputs(self.batch))
         # (r - 1) A is what r A gains on A.
         growth = (distributions.log_probs(inputs, module.log_std, batch.actions) - batch.log_probs).expm1()
         terms = [
@@ -164,18 +176,3 @@ class TrustRegion:
             distributions.entropy(inputs, module.log_std) * len(batch),
         ]
         return Trial(*(float(total) / self.size for total in self.context.sum(torch.stack(terms).cpu().numpy())))
-
-
-def fit_critics(batch: UpdateBatch, context: UpdateContext, settings: TRPOSettings | CPOSettings) -> dict[str, float]:
-    """Regresses the critics on the value targets, in epochs of minibatches as PPO does; returns their losses."""
-    totals = minibatch_totals(len(batch), settings.critic_minibatch_size, context.sum)
-    squared_errors: Array = 0
-    for _ in range(settings.critic_epochs):
-        for total, minibatch in zip(totals, minibatches(batch, len(totals), context.rng), strict=True):
-            squared_errors = squared_errors + context.gradients.critics(minibatch, int(total))
-            context.critics.descend(settings.critic_max_grad_norm)
-    errors = squared_errors.cpu().numpy() if torch.is_tensor(squared_errors) else squared_errors
-    return {
-        f"{stream}_value_loss": 0.5 * float(error) / (int(totals.sum()) * settings.critic_epochs)
-        for stream, error in zip(context.streams, context.sum(errors), strict=True)
-    }

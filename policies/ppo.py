@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from quadriga.policies import distributions
 from quadriga.policies.batch import Array, UpdateBatch, minibatch_totals, minibatches
 
 if TYPE_CHECKING:
+    from quadriga.policies.context import UpdateContext
     from quadriga.policies.experiment import PPOSettings
-    from quadriga.policies.learner import UpdateContext
 
 
 def update(batch: UpdateBatch, context: UpdateContext, settings: PPOSettings) -> dict[str, float]:
@@ -31,7 +30,7 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: PPOSettings) ->
         context: parameters, optimizers, gradients and the sums over learners.
         settings: of the update.
     """
-    totals = minibatch_totals(len(batch), settings.minibatch_size, context.sum)
+    totals = minibatch_totals(batch, settings.minibatch_size, context.sum)
     size = int(totals.sum())
     old_log_std = None if context.module.log_std is None else context.module.log_std.detach().clone()
     policy_moves, policy_epochs = True, 0
@@ -59,7 +58,7 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: PPOSettings) ->
                 policy_moves = context.sum([float(divergence)])[0] / size <= settings.target_kl
     errors = squared_errors.cpu().numpy() if torch.is_tensor(squared_errors) else squared_errors
     return (
-        _metrics(batch, context, old_log_std, size)
+        context.movement(batch, old_log_std)
         | {
             "policy_epochs": float(policy_epochs),
             "clip_fraction": context.sum([float(clipped_rows)])[0] / max(1.0, context.sum([float(policy_rows)])[0]),
@@ -73,16 +72,3 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: PPOSettings) ->
 
 def _exp(x: Array) -> Array:
     return x.exp() if torch.is_tensor(x) else np.exp(x)
-
-
-@torch.no_grad()
-def _metrics(
-    batch: UpdateBatch, context: UpdateContext, old_log_std: torch.Tensor | None, size: int
-) -> dict[str, float]:
-    """KL to the policy that acted, exact in the distributions, and entropy, over all learners' rows."""
-    module, batch = context.module, batch.tensors()
-    inputs = module.distribution_inputs(batch.observations)
-    kl = distributions.kl_divergence(batch.distributions, old_log_std, inputs, module.log_std).sum()
-    entropy = distributions.entropy(inputs, module.log_std) * len(batch)
-    total_kl, total_entropy = context.sum([float(kl), float(entropy)])
-    return {"kl": total_kl / size, "entropy": total_entropy / size}

@@ -7,7 +7,7 @@ from quadriga.platform.lines import Preset
 # For Safety-Gymnasium's episodes of 1,000 steps: eight end in every iteration, so that the multiplier is measured on
 # eight. Cost advantages are mostly noise: large minibatches and small steps average it out, and a critic that is fitted
 # harder learns eight trajectories by heart.
-_SAFETY = {
+SAFETY = {
     "rollout": {"batch_size": 8000, "envs_per_runner": 8},
     "update": {"minibatch_size": 1000, "epochs": 20, "target_kl": 0.01, "max_grad_norm": 40.0},
 }
@@ -15,7 +15,7 @@ _SAFETY = {
 # before the agent has learned to reach anything teaches it to stand still.
 _PID = {"kind": "pid", "kp": 0.02, "ki": 0.0015, "kd": 0.02, "p_smoothing": 0.8, "d_smoothing": 0.8}
 
-_TRPO = {"rollout": _SAFETY["rollout"], "update": {"kind": "trpo"}}
+_TRPO = {"rollout": SAFETY["rollout"], "update": {"kind": "trpo"}}
 
 # The authors' numbers for classic control: batches of 5,000 steps, discount 0.995, a critic that never sees the bonus.
 _SURPRISE = {
@@ -32,12 +32,12 @@ PRESETS: dict[str, Preset] = {
     "ppo-lagrangian": Preset(
         "PPO with gradient ascent on a Lagrange multiplier",
         "Ray, Achiam, Amodei 2019, Benchmarking Safe Exploration in Deep RL",
-        {**_SAFETY, "constraint": {"kind": "lagrangian"}},
+        {**SAFETY, "constraint": {"kind": "lagrangian"}},
     ),
     "pid-lagrangian": Preset(
         "PPO with a PID-controlled Lagrange multiplier",
         "Stooke, Achiam, Abbeel 2020, arXiv:2007.03964",
-        {**_SAFETY, "constraint": _PID},
+        {**SAFETY, "constraint": _PID},
     ),
     "trpo": Preset(
         "trust region policy optimization, no constraint",
@@ -57,7 +57,7 @@ PRESETS: dict[str, Preset] = {
     "cpo": Preset(
         "constrained policy optimization: the cost limit inside the trust region's problem",
         "Achiam, Held, Tamar, Abbeel 2017, arXiv:1705.10528",
-        {"rollout": _SAFETY["rollout"], "update": {"kind": "cpo"}, "constraint": {"kind": "trust-region"}},
+        {"rollout": SAFETY["rollout"], "update": {"kind": "cpo"}, "constraint": {"kind": "trust-region"}},
     ),
     "surprisal": Preset(
         "TRPO with the surprisal of a learned model of the dynamics as a bonus",
@@ -68,6 +68,11 @@ PRESETS: dict[str, Preset] = {
         "TRPO with the model's learning progress as a bonus",
         "Achiam, Sastry 2017, arXiv:1703.01732",
         {**_SURPRISE, "bonus": {"kind": "learning-progress", "critic": "none"}},
+    ),
+    "vime": Preset(
+        "TRPO with the information that a transition gives about a Bayesian model as a bonus",
+        "Houthooft, Chen, Duan, Schulman, De Turck, Abbeel 2016, arXiv:1605.09674",
+        {**_SURPRISE, "bonus": {"kind": "vime", "critic": "none"}},
     ),
     "ppo-surprisal": Preset(
         "PPO with the surprisal of a learned model of the dynamics as a bonus",
@@ -82,6 +87,6 @@ PRESETS: dict[str, Preset] = {
     "safe-surprisal": Preset(
         "PPO with surprisal as a bonus and a PID-controlled multiplier on the cost",
         "Achiam, Sastry 2017, arXiv:1703.01732; Stooke, Achiam, Abbeel 2020, arXiv:2007.03964",
-        {**_SAFETY, "constraint": _PID, "bonus": {"kind": "surprisal"}},
+        {**SAFETY, "constraint": _PID, "bonus": {"kind": "surprisal"}},
     ),
 }

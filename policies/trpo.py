@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quadriga.policies.batch import UpdateBatch
-from quadriga.policies.natural_gradient import Trial, TrustRegion, fit_critics
+from quadriga.policies.natural_gradient import Trial, TrustRegion
 
 if TYPE_CHECKING:
+    from quadriga.policies.context import UpdateContext
     from quadriga.policies.experiment import TRPOSettings
-    from quadriga.policies.learner import UpdateContext
 
 
 def update(batch: UpdateBatch, context: UpdateContext, settings: TRPOSettings) -> dict[str, float]:
@@ -46,7 +46,7 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: TRPOSettings) -
     result = region.search(natural_step(v, g - residual, settings.target_kl), accepts)
     norm = float(np.linalg.norm(g))
     metrics = {"cg_residual": float(np.linalg.norm(residual)) / norm if norm > 0 else 0.0}
-    return metrics | result.metrics() | fit_critics(batch, context, settings)
+    return metrics | result.metrics() | region.fit_critics()
 
 
 def natural_step(v: np.ndarray, image: np.ndarray, delta: float) -> np.ndarray:

@@ -3,8 +3,9 @@
 Knows physics and what touches what; nothing of rewards, goals and episodes.
 
 What the package does with a simulation in a step is 10 `mj_step` and three `mj_forward`. `mj_forward` changes nothing
-when it is repeated, so one is left, after the steps, for the sensors. And its positions and velocities are those at
-which the next step begins, so that one continues from there. Neither changes a bit of the motion.
+when it is repeated, so one is left, after the steps, for the sensors. Its positions and velocities are those at
+which the next step begins, so that one continues from there. And the forces that it finds are felt by the robot alone,
+so where nothing touches a robot they are not asked for. None of these changes a bit of the motion or of the readings.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from quadriga.platform.environments.safety_tasks import SUBSTEPS
 from quadriga.platform.errors import UserError
 
 _NO_SENSORS = int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+_POSITION_STAGE = mujoco.mjtStage.mjSTAGE_POS
 _VELOCITY_STAGE = mujoco.mjtStage.mjSTAGE_VEL
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
@@ -91,6 +93,17 @@ class Simulations:
         else:
             self._advance = self._run
         self._feels_contacts = bool(shared.pairs.any())
+        root = int(template.body_jntadr[shared.agent])
+        stands = template.jnt_type[root] == mujoco.mjtJoint.mjJNT_FREE  # on the floor, by forces
+        others = np.isin(template.geom_bodyid, np.arange(template.nbody)[shared.free])
+        worth_it = (
+            np.count_nonzero(others) > 1
+        )  # the forces on a single shape take less time than asking for them apart
+        self._sense = self._sense_alone if worth_it and not stands and not sleeping else self._sense_all
+        self._first_dof = int(template.jnt_dofadr[root])
+        count = np.count_nonzero(template.dof_treeid == template.body_treeid[shared.agent])
+        own = slice(self._first_dof, self._first_dof + count)
+        self._accelerations = [(data.qacc[own], data.qacc_smooth[own]) for data in self.data]
 
     @property
     def agents(self) -> NDArray[np.float64]:
@@ -113,7 +126,7 @@ class Simulations:
             The simulations that raised, with what they raised.
         """
         failed: Failed = []
-        advance, forward, flags = self._advance, mujoco.mj_forward, self._flags
+        advance, sense, flags = self._advance, self._sense, self._flags
         columns = zip(self.models, self.data, self._options, self._controls, controls, lengths.tolist(), strict=True)
         for index, (model, data, option, control, own, length) in enumerate(columns):
             try:
@@ -121,7 +134,7 @@ class Simulations:
                 option.disableflags = flags | _NO_SENSORS
                 advance(model, data, length)
                 option.disableflags = flags
-                forward(model, data)
+                sense(index, model, data)
             except Exception as error:
                 option.disableflags = flags
                 failed.append((index, error))
@@ -182,6 +195,24 @@ class Simulations:
         mujoco.mj_checkAcc(model, data)
         mujoco.mj_Euler(model, data)
         mujoco.mj_step(model, data, SUBSTEPS - 1)
+
+    def _sense_all(self, index: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        mujoco.mj_forward(model, data)
+
+    def _sense_alone(self, index: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        """`_sense_all` without the forces between things, unless the robot is in contact with one of them."""
+        mujoco.mj_fwdPosition(model, data)
+        mujoco.mj_sensorPos(model, data)
+        if data.nefc == 0 or data.dof_island[self._first_dof] >= 0:
+            mujoco.mj_forwardSkip(model, data, _POSITION_STAGE, 0)
+            return
+        mujoco.mj_fwdVelocity(model, data)
+        mujoco.mj_sensorVel(model, data)
+        mujoco.mj_fwdActuation(model, data)
+        mujoco.mj_fwdAcceleration(model, data)
+        acceleration, unconstrained = self._accelerations[index]
+        acceleration[:] = unconstrained
+        mujoco.mj_sensorAcc(model, data)
 
     def _pull(self, model: mujoco.MjModel, data: mujoco.MjData, length: int) -> None:
         """`_run`, where the gremlins are pulled around their circles."""

@@ -7,11 +7,18 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quadriga.platform.statistics import RunningMoments, band, mean_interval
+from quadriga.platform.statistics import (
+    RunningMoments,
+    band,
+    bootstrap_interval,
+    interquartile_mean,
+    mean_interval,
+)
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False, width=64)
 BATCHES = hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40), elements=FLOATS)
@@ -168,3 +175,42 @@ def test_band_leaves_out_curves_without_points() -> None:
 def test_band_of_curves_that_share_no_step_is_empty() -> None:
     found = band([([0, 1], [0, 1]), ([5, 6], [0, 1])])
     assert found.n == 2 and len(found.steps) == 0
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 60), elements=st.floats(-1e6, 1e6)))
+def test_interquartile_mean_is_the_mean_without_a_quarter_at_either_end(samples: np.ndarray) -> None:
+    expected = scipy.stats.trim_mean(samples, 0.25, axis=None)
+    assert interquartile_mean(samples) == pytest.approx(expected, rel=1e-12, abs=1e-9)
+
+
+def test_interquartile_mean_ignores_outliers_and_shape() -> None:
+    assert interquartile_mean([[1e9, 2.0], [4.0, -1e9]]) == 3
+    assert math.isnan(interquartile_mean([]))
+
+
+def test_bootstrap_draws_within_each_stratum() -> None:
+    # Every resample of these strata is the same: only mixing them could spread the interval.
+    assert bootstrap_interval([[1.0, 1.0, 1.0], [5.0, 5.0, 5.0]])[:3] == (3, 3, 3)
+
+
+def test_bootstrap_equals_a_plain_loop_over_resamples() -> None:
+    rng = np.random.default_rng(3)
+    strata = [rng.normal(k, 1 + k, size) for k, size in enumerate((3, 5, 4))]
+    found = bootstrap_interval(strata, resamples=20_000)
+    means = [
+        scipy.stats.trim_mean(np.concatenate([rng.choice(each, len(each)) for each in strata]), 0.25)
+        for _ in range(20_000)
+    ]
+    assert found.mean == pytest.approx(scipy.stats.trim_mean(np.concatenate(strata), 0.25))
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.05)
+    assert found.n == 12
+
+
+def test_bootstrap_of_single_seeds_has_no_interval_and_nan_does_not_count() -> None:
+    single = bootstrap_interval([[1.0], [3.0], [math.nan]])
+    assert (single.mean, single.n) == (2, 2)
+    assert math.isnan(single.low) and math.isnan(single.high)
+    assert bootstrap_interval([[1.0, math.nan, 2.0]]).n == 2
+    assert math.isnan(bootstrap_interval([]).mean)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        bootstrap_interval([[1.0, 2.0]], 95)

@@ -19,6 +19,7 @@ from pydantic import Field
 from quadriga.platform.errors import TrainingStopped, UserError, unknown
 from quadriga.platform.experiment import Experiment, Section
 from quadriga.platform.lines import EvaluationRequest, Line, Preset
+from quadriga.platform.suites import Benchmark, Measure, Publication, Suite, at_the_end, last
 
 BATCH = 1000
 
@@ -128,6 +129,28 @@ def _reference(experiment: Any, metric: str) -> float | None:
     return 0.5 if metric == "episode_cost_mean" else None
 
 
+BOWL = Benchmark(
+    "how near the bottom a walk ends",
+    "nobody",
+    suites={
+        "small": Suite(
+            "one bowl",
+            ["Bowl-v0"],
+            {"walk": {"preset": "walk"}, "walk-fast": {"preset": "walk-fast"}},
+            5_000,
+            axis="learning_rate",
+        )
+    },
+    measures={
+        "return": Measure("return", at_the_end("episode_return_mean", 0.4)),
+        "cost": Measure("cost", last("episode_cost_mean"), better="lower"),
+    },
+    normalised={"return": "return / half"},
+    normalise=lambda task, measures: {"return": measures["return"] / 0.5},
+    normalised_by="a half",
+    published=[Publication("Robbins", "1951", {"Bowl-v0": {"walk": {"return": (-0.1, 0.01)}}})],
+)
+
 LINE = Line(
     name="walk",
     summary="descent on a quadratic",
@@ -144,6 +167,7 @@ LINE = Line(
     reference=_reference,
     headline=("episode_return_mean", "episode_cost_mean"),
     components={"update rule": {"momentum": "heavy ball"}},
+    benchmarks={"bowl": BOWL},
     cpus=lambda experiment: 0,
     check=_check,
 )

@@ -145,6 +145,10 @@ def test_advantages_of_the_bonus_are_its_discounted_sums(stream: ValueStream | N
     ("changes", "message"),
     [
         ({"bonus": {"kind": "learning-progress", "k": 0}}, r"bonus\.k: expected greater than or equal to 1, got 0"),
+        (
+            {"bonus": {"kind": "vime", "dynamics": {"samples": 1}}},
+            r"bonus\.dynamics\.samples: expected greater than or equal to 2, got 1",
+        ),
         ({"bonus": {"dynamics": {"target_kl": 0}}}, r"bonus\.dynamics\.target_kl: expected greater than 0, got 0"),
         (
             {"bonus": {"dynamics": {"likelihood": "bits"}}},

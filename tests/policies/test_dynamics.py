@@ -136,7 +136,7 @@ def test_an_update_lowers_the_loss_on_its_rows() -> None:
     states, actions, next_states = linear_system(500, 0)
     scales = Scales.empty(2).arrays()
     inputs, targets = features(states, actions, scales, None), Gaussian.targets(states, next_states, scales)
-    losses = [member.descend(inputs, targets, alone)["dynamics_loss"] for _ in range(5)]
+    losses = [member.descend(inputs, targets, alone, np.random.default_rng(0), 500)["dynamics_loss"] for _ in range(5)]
     assert (np.diff(losses) < 0).all()
 
 

@@ -9,8 +9,8 @@ from small_modules import BOX, DISCRETE, ROWS, make_batch, make_module
 from quadriga.policies import gradients
 from quadriga.policies.adam import FlatAdam
 from quadriga.policies.batch import minibatch_edges, minibatches
+from quadriga.policies.context import clip_norm
 from quadriga.policies.gradients import Autograd, WrittenOut
-from quadriga.policies.learner import clip_norm
 from quadriga.policies.networks import FlatParameters
 
 

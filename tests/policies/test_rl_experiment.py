@@ -84,7 +84,7 @@ def test_the_same_constraint_has_the_same_gains_under_every_update_rule() -> Non
         ),
         ("trpo", "update.epochs=4", "unknown key 'update.epochs'; it belongs to update.kind 'ppo'"),
         ("trpo", "update.line_search_decay=1", "update.line_search_decay: expected less than 1, got 1"),
-        ("trpo", "update.kind=tppo", "update.kind: expected one of 'ppo', 'trpo', 'cpo', got 'tppo'"),
+        ("trpo", "update.kind=tppo", "update.kind: expected one of 'ppo', 'trpo', 'cpo', 'custom', got 'tppo'"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_what_does(preset: str, assignment: str, message: str) -> None:
