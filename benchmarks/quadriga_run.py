@@ -71,7 +71,7 @@ def measure(specification: dict[str, Any]) -> dict[str, Any]:
     trainer.stop()
     return {
         "iterations": watch.iterations[specification["warmup"] :],
-        "passes": metrics["policy_epochs"],
+        "passes": metrics.get("policy_epochs", 1.0),  # a second-order rule takes one step
     }
 
 
