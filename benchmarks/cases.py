@@ -127,7 +127,7 @@ def _defaults(own: str, peer: str, settings: str) -> Case:
     return Case(
         name=f"{own}-defaults",
         group="omnisafe-defaults",
-        title=f"{peer} on SafetyPointGoal1-v0, each with its own defaults (Quadriga: {settings}; OmniSafe: 20,000 steps)",
+        title=f"{peer} on SafetyPointGoal1-v0, each with its own defaults ({settings}; OmniSafe 20,000 steps)",
         env="SafetyPointGoal1-v0",
         settings=None,
         ours=Side(f"Quadriga {own}", "quadriga_run.py", own, warmup=1, iterations=4),
