@@ -108,8 +108,8 @@ def solve(q: float, r: float, s: float, c: float, delta: float) -> Solution:
         return Solution(case, lam, 0.0, _inverse(lam), 0.0)
     a, b = max(0.0, q - r * r / s), max(0.0, 2.0 * delta - c * c / s)
     # Rounding leaves a share of 1e-15 of q where g and b are parallel: no direction to go in.
-    in_plane = math.sqrt(b / a) if a > 1e-12 * q else 0.0
-    lam = math.sqrt(a / b) if b > 0 and in_plane else 0.0
+    in_plane = math.sqrt(b) / math.sqrt(a) if a > 1e-12 * q else 0.0
+    lam = math.sqrt(a) / math.sqrt(b) if b > 0 and in_plane else 0.0
     return Solution(case, lam, max(0.0, (lam * c + r) / s), in_plane, -(c + in_plane * r) / s)
 
 
