@@ -351,7 +351,9 @@ def _window_index(side: int, channels: int) -> NDArray[np.int64]:
     last = 2 * (out - 1) + 1
     for tap in range(TAPS):
         line, column = divmod(tap, KERNEL)
-        found[..., tap * channels : (tap + 1) * channels] = of_number[line : line + last : 2, column : column + last : 2]
+        found[..., tap * channels : (tap + 1) * channels] = of_number[
+            line : line + last : 2, column : column + last : 2
+        ]
     return found.reshape(-1)
 
 
