@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quadriga.codegen.corpus_command import app as corpus
+from quadriga.codegen.finetune_command import export, finetune
+from quadriga.codegen.new_command import new
 from quadriga.codegen.options import (
     Address,
     AsJson,
@@ -43,6 +45,8 @@ INTERVAL_S = 5.0
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Code: run it, judge it.")
 
 app.add_typer(corpus, name="corpus")
+app.command(short_help="Make a small model and a tokenizer for code.")(new)
+app.command(short_help="Fine-tune a model.")(finetune)
 app.command(short_help="Write a fine-tuned model.")(export)
 app.command(short_help="Let a model write solutions.")(sample)
 app.command(short_help="Sample, execute, pass@k over temperatures.")(evaluate)
@@ -158,6 +162,10 @@ def check(
     """Check that right solutions pass, that none at all fails, and that hostile ones are contained.
 
     Exit code 0 only if all of it holds.
+
+    \b
+    quadriga code check
+    quadriga code check --problems builtin --tier landlock
     """
     from quadriga.codegen.check import examine
     from quadriga.codegen.pool import LocalPool

@@ -260,7 +260,7 @@ class Engines:
         if kind not in ENGINES:
             raise UserError(f"--engine: expected {' or '.join(ENGINES)}, got {kind!r}")
         if kind == "vllm" and setup.workers:
-            raise UserError("--engine vllm spreads over GPUs by itself: leave --workers out")
+            raise UserError("--engine vllm spreads over GPUs by itself: leave --samplers out")
         self._setup, self._kind = setup, kind
         self._loaded: Loaded | None = None
         self._shared: RayEngine | VllmEngine | None = None

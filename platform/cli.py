@@ -13,19 +13,30 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from quadriga.platform.benchmark_command import benchmark
 from quadriga.platform.errors import TrainingInterrupted, UserError, one_line
-from quadriga.platform.options import Address, AsJson, Chosen, Name, Quiet, Resume, RunsDir, Seed, Steps
+from quadriga.platform.options import (
+    Address,
+    AsJson,
+    Name,
+    Quiet,
+    Resume,
+    RunsDir,
+    Seed,
+    Steps,
+    complete_environment,
+    complete_source,
+)
+from quadriga.platform.result_commands import evaluate, export, plot, report
+from quadriga.platform.runs_commands import runs, show
 from quadriga.platform.tables import print_table
 
 COMMANDS = "quadriga.commands"
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command(short_help="Run a benchmark: algorithms x tasks x seeds.")(benchmark)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 class Listing(StrEnum):
@@ -64,9 +75,19 @@ def train(
     context: typer.Context,
     source: Annotated[
         str | None,
-        typer.Argument(metavar="PRESET|FILE.yaml", help="Algorithm or experiment file.", show_default=False),
+        typer.Argument(
+            metavar="PRESET|FILE.yaml",
+            help="Algorithm or experiment file.",
+            show_default=False,
+            autocompletion=complete_source,
+        ),
     ] = None,
-    env: Annotated[str | None, typer.Option(metavar="ID", help="Environment; see: quadriga list environments.")] = None,
+    env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="Environment; see: quadriga list environments.", autocompletion=complete_environment
+        ),
+    ] = None,
     steps: Steps = None,
     seed: Seed = None,
     env_runners: Annotated[
@@ -131,70 +152,13 @@ def train(
         training.train(experiments.load(source, overrides), **options)
 
 
-@app.command(short_help="Play a trained run.")
-def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, by name or path.", show_default=False)],
-    episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes to play.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Of the episodes and the actions.")] = 0,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic/--stochastic", help="The most likely actions, or sampled ones.")
-    ] = True,
-    checkpoint: Annotated[
-        Chosen, typer.Option(help="Where training stands, or the best score seen while training.")
-    ] = Chosen.latest,
-    video: Annotated[Path | None, typer.Option(metavar="FILE.mp4|.gif", help="Film of the first episode.")] = None,
-    runs_dir: RunsDir = "runs",
-    as_json: AsJson = False,
-) -> None:
-    """Play a trained run's latest checkpoint: return, cost and length with 95% intervals."""
-    from quadriga.platform.evaluation import EVALUATIONS
-    from quadriga.platform.evaluation import evaluate as play
-    from quadriga.platform.lines import EvaluationRequest
-    from quadriga.platform.progress import json_line, number
-    from quadriga.platform.run_folder import RunFolder
-
-    folder = RunFolder.open(run, runs_dir)
-    result = play(folder, EvaluationRequest(episodes, seed, deterministic, video), checkpoint=checkpoint.value)
-    if as_json:
-        print(json_line(result.as_json()))
-        return
-    how = "deterministic" if deterministic else "stochastic"
-    print(
-        f"{result.run}: {result.checkpoint} checkpoint (step {result.step:,}), {episodes} episodes, {how}, seed {seed}"
-    )
-    rows = [
-        (name, number(mean), f"{number(low)} to {number(high)}")
-        for name, (mean, low, high, _) in result.intervals.items()
-    ]
-    print_table(("", "mean", "95% interval"), rows)
-    print(f"kept in {folder.path}/{EVALUATIONS}")
-    if video is not None:
-        print(f"film of the first episode: {video}")
-
-
-@app.command(short_help="Draw the learning curves of runs.")
-def plot(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Runs, by name or path.", show_default=False)],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.png", help="Default: plot.png in the run, or here.")
-    ] = None,
-    runs_dir: RunsDir = "runs",
-) -> None:
-    """Draw the learning curves of runs; several seeds of one setting become a mean with a band."""
-    from quadriga.platform.run_folder import RunFolder
-
-    folders = [RunFolder.open(run, runs_dir) for run in runs]
-    inside = folders[0].local_path("plot.png") if len(folders) == 1 else None
-    target = output or (Path(folders[0].path, "plot.png") if inside else Path("plot.png"))
-    from quadriga.platform.plot import plot_runs
-
-    plot_runs(folders, target)
-    print(f"plot: {target}")
-    from quadriga.platform.plot_visits import plot_visits
-
-    visits = plot_visits(folders, target)
-    if visits is not None:
-        print(f"plot: {visits}")
+app.command(short_help="Play a trained run.")(evaluate)
+app.command(short_help="Draw the learning curves of runs.")(plot)
+app.command(short_help="Write an HTML report of runs.")(report)
+app.command(short_help="Write a policy for other programs.")(export)
+app.add_typer(runs, name="runs")
+app.command(short_help="Show a run.")(show)
+app.command(short_help="Run a benchmark: algorithms x tasks x seeds.")(benchmark)
 
 
 @app.command("list", short_help="List algorithms, benchmarks, environments or presets.")
@@ -203,7 +167,12 @@ def list_(
     filter_text: Annotated[str, typer.Option("--filter", metavar="TEXT", help="Only rows that contain this.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List presets (whole algorithms), the building blocks of algorithms, benchmarks, or environments."""
+    """List presets (whole algorithms), the building blocks of algorithms, benchmarks, or environments.
+
+    \b
+    quadriga list presets
+    quadriga list environments --filter PointGoal
+    """
     from quadriga.platform import lines
     from quadriga.platform.progress import json_line
 
@@ -248,7 +217,11 @@ def list_(
 
 @app.command(short_help="Check the installation.")
 def doctor(runs_dir: RunsDir = "runs", as_json: AsJson = False) -> None:
-    """Check the installation: what is there, what is missing, how to fix it."""
+    """Check the installation: what is there, what is missing, how to fix it.
+
+    \b
+    quadriga doctor
+    """
     from quadriga.platform.doctor import examine, is_healthy
     from quadriga.platform.progress import json_line
 
@@ -310,7 +283,11 @@ def _plugins() -> None:
         if point.name in known:
             continue
         try:
-            app.add_typer(point.load(), name=point.name)
+            loaded = point.load()
+            if [command.name for command in loaded.registered_commands] == [point.name]:
+                app.registered_commands += loaded.registered_commands  # a command, and no group
+            else:
+                app.add_typer(loaded, name=point.name)
         except Exception as error:
             app.command(point.name, help="(cannot be imported)", context_settings={"ignore_unknown_options": True})(
                 _broken_command(point.name, error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,12 +23,46 @@ class Chosen(StrEnum):
     best = "best"
 
 
+def complete_run(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of runs that begin with what was typed, for the shell's completion."""
+    from quadriga.platform.run_folder import list_runs
+
+    return [name for name in list_runs(context.params.get("runs_dir") or "runs") if name.startswith(incomplete)]
+
+
+def complete_source(incomplete: str) -> list[str]:
+    """The names of presets that begin with what was typed, and files where none does."""
+    from quadriga.platform.lines import all_lines
+
+    presets = [preset for line in all_lines().values() for preset in line.presets]
+    files = [path.as_posix() for path in sorted(Path().glob(f"{incomplete}*")) if path.suffix in (".yaml", ".yml", "")]
+    return [preset for preset in presets if preset.startswith(incomplete)] or files
+
+
+def complete_environment(incomplete: str) -> list[str]:
+    """The ids of environments that begin with what was typed."""
+    from quadriga.platform.environments.registry import list_environments
+
+    return [row.id for row in list_environments() if row.id.startswith(incomplete)]
+
+
+Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="Run folder, by name or path.", show_default=False, autocompletion=complete_run),
+]
+Runs = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN...", help="Runs, by name or path.", show_default=False, autocompletion=complete_run),
+]
 RunsDir = Annotated[str, typer.Option("--runs-dir", metavar="DIR", help="Folder or URI (s3://...) of all runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 # Of every command that trains.
 Seed = Annotated[int | None, typer.Option(metavar="S", help="Every random stream derives from it.")]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run folder.")]
-Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run; --steps is then its new total.")]
+Resume = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Continue this run; --steps is then its new total.", autocompletion=complete_run),
+]
 Address = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (default: RAY_ADDRESS, else a local Ray)."),

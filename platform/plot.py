@@ -38,22 +38,26 @@ STEP_LABELS = {"env_steps": "environment steps"}
 SMOOTHED_FROM_POINTS = 40
 SMOOTHED_FRACTION = 0.05
 VALUES_SHOWN_UP_TO_SETTINGS = 3
+NUMBERS = {"bool", "int64", "double"}
 NOT_THE_SETTING = {"name", "seed", "checkpoint"}
 
 logger = logging.getLogger("quadriga")
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
+    """A run that has metrics; `columns`: every number it logged, float64 [rows], NaN where a row has none."""
+
+    folder: RunFolder
     experiment: Experiment
     columns: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """The runs that differ in nothing but their seeds, and what tells them from the others in the picture."""
 
-    runs: list[_Run]
+    runs: list[Run]
     label: str
     color: str
     dashes: Any
@@ -89,14 +93,11 @@ def figure(runs: Sequence[RunFolder]) -> Figure:
     Raises:
         UserError: no run or none with metrics, or runs of different lines of work.
     """
-    line, found = _read(runs)
-    panels = {metric: label for metric, label in line.curves.items() if any(metric in run.columns for run in found)}
+    line, found = read_runs(runs)
+    panels = shown_curves(line, found)
     if not panels:
         raise UserError(f"the runs have logged none of {', '.join(line.curves)}")
-    # A quantity that is 0 throughout and has no limit (the cost, where none is reported) deserves no panel.
-    telling = {metric: label for metric, label in panels.items() if any(_tells(line, metric, run) for run in found)}
-    panels = telling or panels
-    settings = _settings(line, found)
+    settings = settings_of(line, found)
     width = max(4.1 * len(panels), 6.4)
     picture = Figure(figsize=(width, 3.9), facecolor="white")
     FigureCanvasAgg(picture)
@@ -108,8 +109,12 @@ def figure(runs: Sequence[RunFolder]) -> Figure:
     return picture
 
 
-def _read(runs: Sequence[RunFolder]) -> tuple[Line, list[_Run]]:
-    """The runs that have metrics, and the line of work of all."""
+def read_runs(runs: Sequence[RunFolder]) -> tuple[Line, list[Run]]:
+    """The runs that have metrics, and the line of work of all.
+
+    Raises:
+        UserError: no run or none with metrics, or runs of different lines of work.
+    """
     if not runs:
         raise UserError("no run to draw")
     lines: dict[str, Line] = {}
@@ -119,11 +124,11 @@ def _read(runs: Sequence[RunFolder]) -> tuple[Line, list[_Run]]:
         line = line_of(experiment)
         lines[line.name] = line
         rows = folder.metrics.read()
-        wanted = [name for name in (line.step_metric, *line.curves) if name in rows.column_names]
-        columns = {name: np.array(rows.column(name).to_pylist(), dtype=np.float64) for name in wanted}
+        numbers = [field.name for field in rows.schema if str(field.type) in NUMBERS]
+        columns = {name: np.array(rows.column(name).to_pylist(), dtype=np.float64) for name in numbers}
         columns = {name: values for name, values in columns.items() if not np.isnan(values).all()}
         if line.step_metric in columns:
-            found.append(_Run(experiment, columns))
+            found.append(Run(folder, experiment, columns))
         else:
             logger.warning("run %s has no metrics yet and is left out", folder.path)
     if len(lines) > 1:
@@ -133,20 +138,35 @@ def _read(runs: Sequence[RunFolder]) -> tuple[Line, list[_Run]]:
     return next(iter(lines.values())), found
 
 
-def _tells(line: Line, metric: str, run: _Run) -> bool:
+def shown_curves(line: Line, runs: Sequence[Run]) -> dict[str, str]:
+    """The curves of the line of work that any run has logged, in order, each with its label."""
+    logged = {metric: label for metric, label in line.curves.items() if any(metric in run.columns for run in runs)}
+    # A quantity that is 0 throughout and has no limit (the cost, where none is reported) deserves no panel.
+    telling = {metric: label for metric, label in logged.items() if any(_tells(line, metric, run) for run in runs)}
+    return telling or logged
+
+
+def references(line: Line, metric: str, runs: Sequence[Run]) -> list[float]:
+    """The horizontal lines that belong to a curve of these runs, e.g. their cost limits, ascending."""
+    found = (line.reference(run.experiment, metric) for run in runs)
+    return sorted({value for value in found if value is not None})
+
+
+def _tells(line: Line, metric: str, run: Run) -> bool:
     """Whether a curve is more than a line of zeros."""
     values = run.columns.get(metric, np.zeros(1))
     return line.reference(run.experiment, metric) is not None or bool(np.nan_to_num(values).any())
 
 
-def _settings(line: Line, runs: list[_Run]) -> list[_Setting]:
-    groups: dict[str, list[_Run]] = {}
+def settings_of(line: Line, runs: Sequence[Run]) -> list[Setting]:
+    """The runs grouped into settings, in the order of their first runs."""
+    groups: dict[str, list[Run]] = {}
     for run in runs:
         setting = run.experiment.model_dump(mode="json", exclude=NOT_THE_SETTING)
         groups.setdefault(repr(setting), []).append(run)
     labels = _labels(line, [group[0].experiment for group in groups.values()])
     return [
-        _Setting(
+        Setting(
             group,
             label if len(group) == 1 else f"{label} ({len(group)} seeds)",
             COLORS[index % len(COLORS)],
@@ -178,15 +198,14 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _draw_panel(axis: Axes, line: Line, metric: str, label: str, settings: list[_Setting]) -> None:
+def _draw_panel(axis: Axes, line: Line, metric: str, label: str, settings: list[Setting]) -> None:
     seen: list[Array] = []
     for setting in settings:
-        curves = [_curve(run, line.step_metric, metric) for run in setting.runs if metric in run.columns]
+        curves = [curve(run, line.step_metric, metric) for run in setting.runs if metric in run.columns]
         if curves:
             seen += _draw_setting(axis, setting, curves, show_values=len(settings) <= VALUES_SHOWN_UP_TO_SETTINGS)
-    experiments = [run.experiment for setting in settings for run in setting.runs]
-    references = sorted({value for each in experiments if (value := line.reference(each, metric)) is not None})
-    for value in references:
+    limits = references(line, metric, [run for setting in settings for run in setting.runs])
+    for value in limits:
         axis.axhline(value, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1.5, gid="reference")
         axis.annotate(
             f"limit\n{value:g}",
@@ -199,17 +218,15 @@ def _draw_panel(axis: Axes, line: Line, metric: str, label: str, settings: list[
             fontsize=8,
             linespacing=1.05,
         )
-    frame(axis, STEP_LABELS.get(line.step_metric, line.step_metric.replace("_", " ")), label)
-    _set_range(axis, np.concatenate([*seen, np.asarray(references)]))
+    frame(axis, step_label(line), label)
+    _set_range(axis, np.concatenate([*seen, np.asarray(limits)]))
 
 
-def _draw_setting(
-    axis: Axes, setting: _Setting, curves: list[tuple[Array, Array]], *, show_values: bool
-) -> list[Array]:
+def _draw_setting(axis: Axes, setting: Setting, curves: list[tuple[Array, Array]], *, show_values: bool) -> list[Array]:
     """Draws one setting; returns values that must be inside the panel."""
     points = max(len(values) for _, values in curves)
-    window = max(3, round(SMOOTHED_FRACTION * points)) if points >= SMOOTHED_FROM_POINTS else 1
-    smooth = [(steps, _smoothed(values, window)) for steps, values in curves]
+    window = smoothing_window(points)
+    smooth = [(steps, smoothed(values, window)) for steps, values in curves]
     seen = [values for _, values in smooth]
     if len(curves) > 1:
         whole = band(smooth)
@@ -225,23 +242,36 @@ def _draw_setting(
     return seen
 
 
-def _curve(run: _Run, step_metric: str, metric: str) -> tuple[Array, Array]:
+def curve(run: Run, step_metric: str, metric: str) -> tuple[Array, Array]:
+    """Steps and values [points] of a metric, without the rows that have none."""
     steps, values = run.columns[step_metric], run.columns[metric]
     present = ~(np.isnan(steps) | ~np.isfinite(values))
     return steps[present], values[present]
 
 
-def _smoothed(values: Array, window: int) -> Array:
+def smoothing_window(points: int) -> int:
+    """Over how many of a curve's points `smoothed` takes its means; 1 leaves a short curve as it is."""
+    return max(3, round(SMOOTHED_FRACTION * points)) if points >= SMOOTHED_FROM_POINTS else 1
+
+
+def smoothed(values: Array, window: int) -> Array:
     """Means over `2 * (window // 2) + 1` values around each, over fewer at the ends.
 
     Learning curves are steep first and flat last: at the beginning windows stay centered, so that
     nothing is lifted; at the end they keep their left half, so that the last value is no outlier.
     """
+    if window <= 1:
+        return values
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     reach = np.minimum(index, window // 2)
     first, last = index - reach, np.minimum(index + reach, len(values) - 1)
     return np.asarray((total[last + 1] - total[first]) / (last - first + 1))
+
+
+def step_label(line: Line) -> str:
+    """What the horizontal axis of a line's curves counts, in words."""
+    return STEP_LABELS.get(line.step_metric, line.step_metric.replace("_", " "))
 
 
 def frame(axis: Axes, step_label: str, title: str) -> None:
@@ -268,7 +298,7 @@ def _set_range(axis: Axes, values: Array) -> None:
     axis.set_ylim(0 if low >= 0 else low - margin, high + margin)
 
 
-def _head(picture: Figure, line: Line, settings: list[_Setting]) -> None:
+def _head(picture: Figure, line: Line, settings: list[Setting]) -> None:
     """The title, the legend under it, and the room that both take."""
     tasks = {line.task(run.experiment) for setting in settings for run in setting.runs}
     title = " and ".join(sorted(tasks)) if len(tasks) <= 2 else f"{len(tasks)} tasks"
