@@ -156,6 +156,20 @@ def _omnisafe(name: str, own: str, peer: str) -> Case:
     )
 
 
+def _defaults(own: str, peer: str, settings: str) -> Case:
+    """Each with its own defaults: what a user of either waits for."""
+    return Case(
+        name=f"{own}-defaults",
+        group="omnisafe-defaults",
+        title=f"{peer} on SafetyPointGoal1-v0, each with its own defaults ({settings}; OmniSafe 20,000 steps)",
+        env="SafetyPointGoal1-v0",
+        settings=None,
+        ours=Side(f"Quadriga {own}", "quadriga_run.py", own, warmup=1, iterations=4),
+        peers=(Side(f"OmniSafe {peer}, textures stripped", "peers/omnisafe_run.py", peer, warmup=0, iterations=1),),
+        rounds=2,
+    )
+
+
 CASES = (
     _rllib("cartpole", "CartPole-v1", CARTPOLE, goal=5.0),
     _rllib("halfcheetah", "HalfCheetah-v5", HALFCHEETAH, goal=4.0),
@@ -183,4 +197,10 @@ CASES = (
         ),
         rounds=2,
     ),
+    _defaults("ppo", "PPO", "4,000 steps, 10 passes of minibatch 128"),
+    _defaults("ppo-lagrangian", "PPOLag", "8,000 steps, 20 passes of minibatch 1,000"),
+    _defaults("trpo", "TRPO", "4,000 steps"),
+    _defaults("trpo-lagrangian", "TRPOLag", "8,000 steps"),
+    _defaults("trpo-pid", "TRPOPID", "8,000 steps"),
+    _defaults("cpo", "CPO", "8,000 steps"),
 )

@@ -1,6 +1,6 @@
 """Training speed of ours beside its peers: one run, everything in turn, one thread each.
 
-    python benchmarks/training.py [--only rllib|omnisafe|bonus] [--rounds N] [--iterations N] [--quick]
+    python benchmarks/training.py [--only rllib|omnisafe|omnisafe-defaults|bonus] [--rounds N] [--iterations N] [--quick]
                                   [--json FILE] [--markdown FILE]
 
 Every measurement is a fresh process that builds one trainer, warms up, and measures whole iterations: CPU seconds
@@ -81,7 +81,8 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Training speed of Quadriga beside RLlib's PPO and OmniSafe.")
-    parser.add_argument("--only", choices=("rllib", "omnisafe", "bonus"), help="one group of peers")
+    groups = ("rllib", "omnisafe", "omnisafe-defaults", "bonus")
+    parser.add_argument("--only", choices=groups, help="one group of peers")
     parser.add_argument("--case", choices=[case.name for case in CASES], action="append", help="these cases only")
     parser.add_argument("--rounds", type=int, help="rounds of every case (default: each case's own)")
     parser.add_argument("--iterations", type=int, help="measured iterations of every run (default: each one's own)")
