@@ -38,6 +38,7 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials keep run folders
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its boxes are printed at any verbosity
 }
 
 
