@@ -33,6 +33,9 @@ from quadriga.platform.trial import OBJECTIVE, STEP, TrialSettings
 from quadriga.platform.tuning_results import Outcome, TrialResult
 
 SEARCH, TUNE, TRIALS = "search.yaml", "tune", "trials"
+LOST = "Could not recover from checkpoint as it does not exist"
+"""What Tune says of a trial whose checkpoint was replaced after Tune last wrote its state; it begins anew."""
+
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of data in an experiment mean what they mean here
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials keep run folders
@@ -145,10 +148,15 @@ def _run(
     trials_dir = _absolute(storage.join(folder.path, TRIALS))
     display = tuning_table.make_display(progress, folder.path, settings, str(cluster))
     with _quiet(worker_output), _sigterm_as_sigint():
-        tuner = _tuner(folder, settings, points, fields, sample, trials_dir, display, restore=restore)
+        trainable = _trainable(fields, settings, sample, trials_dir)
+        begun = restore and folder.exists(f"{TUNE}/tuner.pkl")
+        tuner = _restored(folder, trainable) if begun else _fresh(folder, settings, points, sample, trainable, display)
         display.start()
         try:
             grid = tuner.fit()
+            if restore and any(LOST in str(error) for error in grid.errors):
+                tuner = _restored(folder, trainable, restart_errored=True)
+                grid = tuner.fit()
         finally:
             display.close()
     results = [_result(each, settings, trials_dir) for each in grid]
@@ -164,33 +172,42 @@ def _run(
     return outcome
 
 
-def _tuner(
+def _trainable(fields: Mapping[str, Any], settings: SearchSettings, sample: Any, trials_dir: str) -> Any:
+    from ray import tune as ray_tune
+
+    shared = TrialSettings(fields, settings, trials_dir)
+    return ray_tune.with_resources(
+        ray_tune.with_parameters(trial.run_trial, settings=shared), _placement(sample, settings)
+    )
+
+
+def _restored(folder: RunFolder, trainable: Any, *, restart_errored: bool = False) -> Any:
+    """Goes on with unfinished trials; failed ones from their checkpoints, or from their beginnings."""
+    from ray import tune as ray_tune
+
+    filesystem, root = storage.resolve(folder.path)
+    return ray_tune.Tuner.restore(
+        f"{root}/{TUNE}",
+        trainable,
+        resume_unfinished=True,
+        resume_errored=not restart_errored,
+        restart_errored=restart_errored,
+        storage_filesystem=filesystem,
+    )
+
+
+def _fresh(
     folder: RunFolder,
     settings: SearchSettings,
     points: list[dict[str, Any]],
-    fields: Mapping[str, Any],
     sample: Any,
-    trials_dir: str,
+    trainable: Any,
     display: Any,
-    *,
-    restore: bool,
 ) -> Any:
     from ray import tune as ray_tune
     from ray.tune.logger import JsonLoggerCallback
 
-    shared = TrialSettings(fields, settings, trials_dir)
-    trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(trial.run_trial, settings=shared), _placement(sample, settings)
-    )
     filesystem, root = storage.resolve(folder.path)
-    if restore and storage.exists(filesystem, f"{root}/{TUNE}/tuner.pkl"):
-        return ray_tune.Tuner.restore(
-            f"{root}/{TUNE}",
-            trainable,
-            resume_unfinished=True,
-            resume_errored=True,
-            storage_filesystem=filesystem,
-        )
     random = settings.searcher == "random"
     return ray_tune.Tuner(
         trainable,
