@@ -73,7 +73,7 @@ def tune(
     points = search.check(fields, settings)
     sample = search.experiment_at(fields, points[0] if points else next(search.corners(settings)))
     folder = RunFolder.create(runs_dir, name or _name(sample))
-    document = {**fields, "search": settings.model_dump(mode="json", exclude_defaults=True)}
+    document = {**fields, "search": settings.model_dump(mode="json", exclude_none=True)}
     folder.write_text(SEARCH, experiments.dump_yaml(document))
     try:
         return _run(folder, runs_dir, fields, settings, progress, address, worker_output, restore=False)
