@@ -36,6 +36,9 @@ SEARCH, TUNE, TRIALS = "search.yaml", "tune", "trials"
 LOST = "Could not recover from checkpoint as it does not exist"
 """What Tune says of a trial whose checkpoint was replaced after Tune last wrote its state; it begins anew."""
 
+KEPT = 5
+"""Checkpoints of a trial; Tune's state, from which a search is resumed, may lag behind by some."""
+
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of data in an experiment mean what they mean here
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials keep run folders
@@ -208,7 +211,7 @@ def _fresh(
     from ray.tune.logger import JsonLoggerCallback
 
     filesystem, root = storage.resolve(folder.path)
-    random = settings.searcher == "random"
+    random, population = settings.searcher == "random", settings.scheduler.kind == "pbt"
     return ray_tune.Tuner(
         trainable,
         param_space={trial.POINT: ray_tune.grid_search(points)} if random else None,
@@ -227,7 +230,8 @@ def _fresh(
             storage_path=root,
             storage_filesystem=filesystem,
             failure_config=ray_tune.FailureConfig(max_failures=settings.retries),
-            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
+            # Of a population all are kept: a trial may take over one that its owner has replaced long since.
+            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=None if population else KEPT),
             callbacks=[tuning_table.callback(display), JsonLoggerCallback()],  # Tune reads results from its files
             verbose=0,
         ),
