@@ -77,7 +77,7 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 @dataclass
@@ -306,7 +306,8 @@ def _write(path: Path, fields: dict[str, Any]) -> None:
 
 def _one_by_one(work: Callable[[Package], None], left: list[Package]) -> Iterator[None]:
     for package in left:
-        yield work(package)
+        work(package)
+        yield
 
 
 def on_ray(work: Callable[[Package], None], left: list[Package]) -> Iterator[None]:
@@ -323,6 +324,7 @@ def on_ray(work: Callable[[Package], None], left: list[Package]) -> Iterator[Non
     while flying:
         (done, *_), flying = ray.wait(flying, num_returns=1)
         try:
-            yield ray.get(done)
+            ray.get(done)
         except ray.exceptions.RayError as error:
             raise UserError(f"a package could not be read: {one_line(error)}") from error
+        yield

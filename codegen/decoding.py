@@ -201,8 +201,8 @@ class Decoder:
 
     def _seat(self, prompt: tuple[int, ...], place: int) -> None:
         """Brings a prompt's keys, values and last logits to slot `place`."""
-        held = prompt in self._first and next((n for n, held in enumerate(self._holds) if held == prompt), None)
-        if held is None or held is False:
+        held = next((n for n, other in enumerate(self._holds) if other == prompt), None)
+        if held is None or prompt not in self._first:
             self._cache.read_into(place)
             ids = torch.tensor([prompt], device=self._device)
             positions = torch.arange(len(prompt), device=self._device)[None]

@@ -48,7 +48,7 @@ def finetune(
         raise UserError("--json and --quiet: give one of them")
     given = {"steps": steps, "seed": seed, "name": name}
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         "data": {"corpus": corpus, "samples": samples},
         "model": {"name": model, "lora_rank": lora_rank},
         "compute": {"workers": workers},

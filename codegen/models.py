@@ -153,6 +153,10 @@ def read_config(source: Source) -> Any:
     Raises:
         UserError: it is not there or no configuration.
     """
+    return _unpacked_config(source) if source.gguf_file else _read_config(source)
+
+
+def _read_config(source: Source) -> Any:
     from transformers import AutoConfig
 
     return _read(AutoConfig, source, "config")
@@ -175,7 +179,8 @@ def _read_tokenizer(source: Source) -> Any:
     return _read(AutoTokenizer, source, "tokenizer")
 
 
-# Seconds of work, and several parts of a command ask for it.
+# Seconds of work, and several parts of a command ask for them.
+_unpacked_config = functools.lru_cache(maxsize=2)(_read_config)
 _unpacked_tokenizer = functools.lru_cache(maxsize=2)(_read_tokenizer)
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from quadriga.codegen.options import AsJson, Device, Dtype, Problems, Seed, Unsafe, Workers, cpus
@@ -15,6 +14,8 @@ from quadriga.platform.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
 
     from quadriga.codegen.estimators import PassAtK
     from quadriga.codegen.judged_samples import Judged
@@ -119,6 +120,8 @@ def _back_translation(
     dtype: str,
     device: str,
 ) -> dict[str, np.ndarray]:
+    import numpy as np
+
     from quadriga.codegen import back_translation, models
     from quadriga.codegen.engines import Setup
 

@@ -149,8 +149,8 @@ def _archive(path: Path) -> Iterator[SourceFile]:
             with tarfile.open(path) as tar:
                 members = [member for member in tar.getmembers() if member.isfile() and member.name.endswith(wanted)]
                 for member in sorted(members, key=lambda member: member.name):
-                    stream = tar.extractfile(member)
-                    assert stream is not None
-                    yield SourceFile(member.name, stream.read(LARGEST + 1))
+                    inside = tar.extractfile(member)
+                    assert inside is not None
+                    yield SourceFile(member.name, inside.read(LARGEST + 1))
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from error

@@ -81,7 +81,8 @@ def load(settings: DataSettings, tokenizer: Any) -> Data:
     Raises:
         UserError: as `documents`, or nothing is left to learn from.
     """
-    train, validation = [], []
+    train: list[Example] = []
+    validation: list[Example] = []
     end = tokenizer.eos_token_id
     for number, document in enumerate(documents(settings)):
         if settings.limit is not None and number >= settings.limit:

@@ -74,7 +74,7 @@ class ImageTasks:
         least = int(self._sizes[split].min())
         if shots > least:
             where = "inner.shots" if split == "train" else "evaluation.shots"
-            more = "" if split == "train" else " (and one image of each class to test on)"
+            more = "" if split == "train" else ", one of them to be tested on"
             raise UserError(
                 f"{where}: a {split} class of {self._name} has {least} images, a task asks for {shots}{more}"
             )

@@ -31,7 +31,7 @@ from quadriga.platform.options import (
     complete_environment,
     complete_source,
 )
-from quadriga.platform.result_commands import evaluate, plot, report
+from quadriga.platform.result_commands import evaluate, export, plot, report
 from quadriga.platform.runs_commands import runs, show
 from quadriga.platform.tables import print_table
 
@@ -155,6 +155,7 @@ def train(
 app.command(short_help="Play a trained run.")(evaluate)
 app.command(short_help="Draw the learning curves of runs.")(plot)
 app.command(short_help="Write an HTML report of runs.")(report)
+app.command(short_help="Write a policy for other programs.")(export)
 app.add_typer(runs, name="runs")
 app.command(short_help="Show a run.")(show)
 app.command(short_help="Run a benchmark: algorithms x tasks x seeds.")(benchmark)

@@ -114,6 +114,8 @@ class Line:
             unknown environment, a missing package), as far as that can be seen at once; called
             before anything is started or written.
         published: numbers of the literature to compare a curve with: `(experiment, metric)` to value by source.
+        policy: what a checkpoint folder holds, as a callable on observations: `(experiment, checkpoint)`.
+        export: the same as a file for other programs: `(experiment, checkpoint, output)`.
     """
 
     name: str
@@ -133,6 +135,8 @@ class Line:
     demands: Callable[[Any], Sequence[Demand]] | None = None
     check: Callable[[Any], None] = lambda experiment: None
     published: Callable[[Any, str], Mapping[str, float]] = lambda experiment, metric: {}
+    policy: Callable[[Any, Path], Callable[..., Any]] | None = None
+    export: Callable[[Any, Path, Path], None] | None = None
 
     def actors(self, experiment: Any) -> Sequence[Demand]:
         """What the actors of a run of `experiment` occupy, beside its driver."""

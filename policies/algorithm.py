@@ -43,7 +43,7 @@ QUADRIGA_STATE = "quadriga"
 def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
     """What the runners of `experiment` collect."""
     advantage = experiment.advantage
-    streams = [ValueStream(REWARD, advantage.discount, advantage.gae_lambda)]
+    streams = [ValueStream(REWARD, advantage.discount, advantage.gae_lambda, scale=advantage.reward_scale)]
     if not isinstance(experiment.constraint, NoConstraint):
         streams.append(ValueStream(COST, advantage.cost_discount, advantage.cost_gae_lambda))
     bonus, evaluation = experiment.bonus, None

@@ -57,6 +57,10 @@ class AdvantageSettings(Section):
         Field(description="reward advantages: mean 0 and deviation 1, mean 0, as is"),
     ] = "standardize"
     cost: Annotated[Literal["standardize", "center", "none"], Field(description="cost advantages, likewise")] = "center"
+    reward_scale: Annotated[
+        float,
+        Field(gt=0, description="times the reward is what is learned from; returns are reported as they are"),
+    ] = 1.0
 
 
 class PPOSettings(Section):

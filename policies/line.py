@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from quadriga.platform import placement
 from quadriga.platform.lines import Demand, EvaluationRequest, Line, Trainer
@@ -47,6 +48,18 @@ def _evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationReq
     from quadriga.policies.evaluation import evaluate
 
     return evaluate(experiment, checkpoint, request)
+
+
+def _policy(experiment: RLExperiment, checkpoint: Path) -> Callable[..., Any]:
+    from quadriga.policies.deployment import agent
+
+    return agent(experiment, checkpoint)
+
+
+def _export(experiment: RLExperiment, checkpoint: Path, output: Path) -> None:
+    from quadriga.policies.deployment import export
+
+    export(experiment, checkpoint, output)
 
 
 def _task(experiment: RLExperiment) -> str:
@@ -103,4 +116,6 @@ LINE = Line(
     cpus=_cpus,
     demands=_demands,
     check=_check,
+    policy=_policy,
+    export=_export,
 )

@@ -133,10 +133,8 @@ class Collector:
         next_values[terminations] = 0.0
         next_values[..., ~self._episodic] = values[1:][..., ~self._episodic]
         values = values[:-1]
-        stream_rewards = np.stack(
-            [{REWARD: rewards, COST: costs, INTRINSIC: np.zeros_like(rewards)}[s.name] for s in self.plan.streams],
-            axis=-1,
-        )
+        columns = {REWARD: rewards, COST: costs, INTRINSIC: np.zeros_like(rewards)}
+        stream_rewards = np.stack([columns[s.name] * np.float32(s.scale) for s in self.plan.streams], axis=-1)
         dones = terminations | truncations
         if not valid.all():
             # A lost step gets advantage 0 and ends nothing before it: r := V(s), V(s') := 0.
