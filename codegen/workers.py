@@ -17,6 +17,7 @@ from quadriga.codegen.pool import LOOK_AHEAD, Agenda
 from quadriga.codegen.sandbox.limits import Isolation, Limits, Mode, Tier, Verdict
 from quadriga.codegen.sandbox.supervisor import ATTEMPTS, Job, Sandbox, oversized
 from quadriga.platform.errors import UserError, one_line
+from quadriga.platform.placement import sandbox_resources
 
 BATCH = 16
 IN_FLIGHT = 2
@@ -85,10 +86,12 @@ class RayPool:
             cpus: CPU slots of each actor; below 1 several share one.
 
         Raises:
-            UserError: no isolation works on some machine, or machines differ in it.
+            UserError: no isolation works on some machine, machines differ in it, or none is meant for untrusted code.
         """
         self._options = (limits or Limits(), mode, tier, unsafe)
-        self._remote = ray.remote(num_cpus=cpus, max_restarts=0, scheduling_strategy="SPREAD")(SandboxWorker)
+        self._remote = ray.remote(
+            num_cpus=cpus, resources=sandbox_resources(), max_restarts=0, scheduling_strategy="SPREAD"
+        )(SandboxWorker)
         self.actors = [self._start() for _ in range(workers)]
         self.workers = workers
         try:

@@ -31,7 +31,7 @@ from quadriga.platform.options import (
     complete_environment,
     complete_source,
 )
-from quadriga.platform.result_commands import evaluate, plot, report
+from quadriga.platform.result_commands import evaluate, export, plot, report
 from quadriga.platform.runs_commands import runs, show
 from quadriga.platform.tables import print_table
 
@@ -155,6 +155,7 @@ def train(
 app.command(short_help="Play a trained run.")(evaluate)
 app.command(short_help="Draw the learning curves of runs.")(plot)
 app.command(short_help="Write an HTML report of runs.")(report)
+app.command(short_help="Write a policy for other programs.")(export)
 app.add_typer(runs, name="runs")
 app.command(short_help="Show a run.")(show)
 app.command(short_help="Run a benchmark: algorithms x tasks x seeds.")(benchmark)
@@ -282,7 +283,11 @@ def _plugins() -> None:
         if point.name in known:
             continue
         try:
-            app.add_typer(point.load(), name=point.name)
+            loaded = point.load()
+            if [command.name for command in loaded.registered_commands] == [point.name]:
+                app.registered_commands += loaded.registered_commands  # a command, and no group
+            else:
+                app.add_typer(loaded, name=point.name)
         except Exception as error:
             app.command(point.name, help="(cannot be imported)", context_settings={"ignore_unknown_options": True})(
                 _broken_command(point.name, error)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quadriga.platform.checkpoints import Checkpoint
 from quadriga.platform.errors import UserError
 from quadriga.platform.lines import EvaluationRequest, line_of
 from quadriga.platform.progress import json_line
@@ -77,18 +78,28 @@ def evaluate(run: RunFolder, request: EvaluationRequest, *, checkpoint: str = "l
         raise UserError(f"episodes: expected at least 1, got {request.episodes}")
     experiment = run.experiment()
     line = line_of(experiment)
-    if checkpoint not in ("latest", "best"):
-        raise UserError(f"checkpoint: expected latest or best, got {checkpoint!r}")
-    chosen = run.checkpoints.latest() if checkpoint == "latest" else run.checkpoints.best()
-    if chosen is None:
-        scored = " with a score" if checkpoint == "best" else ""
-        raise UserError(f"run {run.path!r} has no whole checkpoint{scored} to evaluate")
+    chosen = chosen_checkpoint(run, checkpoint)
     with chosen.local() as folder:
         samples = line.evaluate(experiment, folder, request)
     intervals = {name: mean_interval(values, LEVEL) for name, values in samples.items()}
     result = Evaluation(run.name, checkpoint, chosen.step, request, samples, intervals)
     run.write_text(EVALUATIONS, json.dumps([*evaluations(run), result.as_json()], indent=1) + "\n")
     return result
+
+
+def chosen_checkpoint(run: RunFolder, checkpoint: str) -> Checkpoint:
+    """The `latest` or the `best` whole checkpoint of a run.
+
+    Raises:
+        UserError: there is none, or another word.
+    """
+    if checkpoint not in ("latest", "best"):
+        raise UserError(f"checkpoint: expected latest or best, got {checkpoint!r}")
+    chosen = run.checkpoints.latest() if checkpoint == "latest" else run.checkpoints.best()
+    if chosen is None:
+        scored = " with a score" if checkpoint == "best" else ""
+        raise UserError(f"run {run.path!r} has no whole checkpoint{scored}")
+    return chosen
 
 
 def evaluations(run: RunFolder) -> list[dict[str, Any]]:

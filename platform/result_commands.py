@@ -118,3 +118,24 @@ def report(
             inside = RunFolder.open(sources[0], runs_dir)
             output = Path(inside.path, REPORT) if inside.local_path(REPORT) else output
     print(f"report: {write_report(sources, output, runs_dir)}")
+
+
+def export(
+    run: Run,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.pt|.pt2|.onnx", help="TorchScript, torch.export or ONNX.")
+    ],
+    checkpoint: Annotated[
+        Chosen, typer.Option(help="Where training stands, or the best score seen while training.")
+    ] = Chosen.latest,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Write a run's policy as a file that needs neither Ray nor Quadriga.
+
+    \b
+    quadriga export my-run -o policy.pt
+    quadriga export my-run -o policy.onnx --checkpoint best
+    """
+    from quadriga.platform.api import load_run
+
+    print(f"policy: {load_run(run, runs_dir).export(output, checkpoint.value)}")

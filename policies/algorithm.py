@@ -21,6 +21,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+from quadriga.platform import placement
 from quadriga.platform.environments.planes import Visits
 from quadriga.platform.errors import TrainingStopped
 from quadriga.platform.rollouts.advantages import ValueStream
@@ -30,7 +31,7 @@ from quadriga.platform.rollouts.runner import ColumnEnvRunner
 from quadriga.platform.statistics import RunningMoments
 from quadriga.policies.bonuses import Evaluation
 from quadriga.policies.constraints import Constraint
-from quadriga.policies.experiment import NoBonus, NoConstraint, RLExperiment
+from quadriga.policies.experiment import LSTMSettings, NoBonus, NoConstraint, RLExperiment
 from quadriga.policies.learner import ColumnLearner
 from quadriga.policies.module import ActorCriticModule
 
@@ -42,7 +43,7 @@ QUADRIGA_STATE = "quadriga"
 def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
     """What the runners of `experiment` collect."""
     advantage = experiment.advantage
-    streams = [ValueStream(REWARD, advantage.discount, advantage.gae_lambda)]
+    streams = [ValueStream(REWARD, advantage.discount, advantage.gae_lambda, scale=advantage.reward_scale)]
     if not isinstance(experiment.constraint, NoConstraint):
         streams.append(ValueStream(COST, advantage.cost_discount, advantage.cost_gae_lambda))
     bonus, evaluation = experiment.bonus, None
@@ -58,6 +59,7 @@ def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
         activation=experiment.network.activation,
         collect_moments=experiment.rollout.normalize_observations != "none",
         bonus=evaluation,
+        sequence_length=experiment.network.sequence_length if isinstance(experiment.network, LSTMSettings) else None,
     )
 
 
@@ -82,12 +84,14 @@ class PolicyOptimizationConfig(AlgorithmConfig):
                 env_runner_cls=ColumnEnvRunner,
                 num_env_runners=rollout.env_runners,
                 num_envs_per_env_runner=rollout.envs_per_runner,
+                custom_resources_per_env_runner=placement.resources(placement.ROLLOUTS),
                 sample_timeout_s=rollout.sample_timeout,
             )
             .learners(
                 num_learners=learner.learners,
                 num_gpus_per_learner=learner.gpus_per_learner,
                 num_cpus_per_learner=learner.threads if learner.learners else "auto",
+                custom_resources_per_learner=placement.resources(placement.LEARNERS) if learner.learners else {},
             )
             .fault_tolerance(
                 restart_failed_env_runners=True,
@@ -114,6 +118,7 @@ class PolicyOptimizationConfig(AlgorithmConfig):
                 "activation": network.activation,
                 "initial_log_std": network.initial_log_std,
                 "streams": len(self.rollout_plan.streams),
+                "units": network.units if isinstance(network, LSTMSettings) else None,
                 "shrink_observations": self.rl_experiment.rollout.normalize_observations == "shrink",
             },
         )
@@ -189,7 +194,8 @@ class PolicyOptimization(Algorithm):
             if request:
                 self.restore_env_runners(self.env_runner_group)
             runners = self._runners()
-            steps = max(1, -(-missing // (runners * envs)))
+            length = self.config.rollout_plan.sequence_length or 1
+            steps = max(1, -(-missing // (runners * envs * length))) * length
             collected = self._request(steps=steps, request=request)
             for rollout in collected:
                 if rollout.error is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from quadriga.platform.lines import EvaluationRequest, Line, Trainer
+from quadriga.platform import placement
+from quadriga.platform.lines import Demand, EvaluationRequest, Line, Trainer
 from quadriga.policies.benchmarks import BENCHMARKS
 from quadriga.policies.experiment import CustomUpdateSettings, NoConstraint, RLExperiment
 from quadriga.policies.presets import PRESETS
@@ -34,10 +36,30 @@ def _cpus(experiment: RLExperiment) -> int:
     return 1 + experiment.rollout.env_runners + learner.learners * learner.threads
 
 
+def _demands(experiment: RLExperiment) -> Sequence[Demand]:
+    learner = experiment.learner
+    return [
+        Demand(experiment.rollout.env_runners, role=placement.ROLLOUTS),
+        Demand(learner.learners, learner.threads, learner.gpus_per_learner, placement.LEARNERS),
+    ]
+
+
 def _evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationRequest) -> Mapping[str, Sequence[float]]:
     from quadriga.policies.evaluation import evaluate
 
     return evaluate(experiment, checkpoint, request)
+
+
+def _policy(experiment: RLExperiment, checkpoint: Path) -> Callable[..., Any]:
+    from quadriga.policies.deployment import agent
+
+    return agent(experiment, checkpoint)
+
+
+def _export(experiment: RLExperiment, checkpoint: Path, output: Path) -> None:
+    from quadriga.policies.deployment import export
+
+    export(experiment, checkpoint, output)
 
 
 def _task(experiment: RLExperiment) -> str:
@@ -92,5 +114,8 @@ LINE = Line(
     },
     benchmarks=BENCHMARKS,
     cpus=_cpus,
+    demands=_demands,
     check=_check,
+    policy=_policy,
+    export=_export,
 )
