@@ -131,10 +131,10 @@ def _parts(policy: Policy, activation: str, space: gym.Space) -> dict[str, Any]:
     if isinstance(space, gym.spaces.Box):
         bounded = np.isfinite(space.low) & np.isfinite(space.high)
         low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-        clip = np.where(bounded, 1.0, np.finfo(np.float32).max)
+        limit = np.where(bounded, 1.0, np.finfo(np.float32).max)
         parts["bounds"] = {
             name: np.asarray(values, np.float32)
-            for name, values in (("clip", clip), ("half", (high - low) / 2), ("middle", (high + low) / 2))
+            for name, values in (("limit", limit), ("reach", (high - low) / 2), ("center", (high + low) / 2))
         }
     return parts
 
@@ -165,7 +165,7 @@ def _write_torch(parts: Mapping[str, Any], obs_dim: int, output: Path) -> None:
                     x = self.activation(x)
             if parts["bounds"] is None:
                 return x.argmax(dim=-1)
-            return torch.maximum(torch.minimum(x, self.clip), -self.clip) * self.half + self.middle
+            return torch.maximum(torch.minimum(x, self.limit), -self.limit) * self.reach + self.center
 
     module, example = Exported().eval(), torch.zeros(2, obs_dim)
     with warnings.catch_warnings(), torch.no_grad():
@@ -208,10 +208,10 @@ def _write_onnx(parts: Mapping[str, Any], output: Path) -> None:
         shape: list[Any] = ["batch"]
     else:
         bounds = parts["bounds"]
-        x = node("Max", node("Min", x, constant("clip", bounds["clip"])), constant("floor", -bounds["clip"]))
-        x = node("Mul", x, constant("half", bounds["half"]))
-        node("Add", x, constant("middle", bounds["middle"]), output="actions")
-        shape = ["batch", len(bounds["half"])]
+        x = node("Max", node("Min", x, constant("limit", bounds["limit"])), constant("floor", -bounds["limit"]))
+        x = node("Mul", x, constant("reach", bounds["reach"]))
+        node("Add", x, constant("center", bounds["center"]), output="actions")
+        shape = ["batch", len(bounds["reach"])]
     kind = TensorProto.INT64 if parts["bounds"] is None else TensorProto.FLOAT
     given = helper.make_tensor_value_info("observations", TensorProto.FLOAT, ["batch", len(parts["mean"])])
     result = helper.make_tensor_value_info("actions", kind, shape)

@@ -36,7 +36,8 @@ observations = np.load(sys.argv[2])
 READERS = {
     ".pt": "import torch; actions = torch.jit.load(sys.argv[1])(torch.from_numpy(observations)).numpy()",
     ".pt2": "import torch; actions = torch.export.load(sys.argv[1]).module()(torch.from_numpy(observations)).numpy()",
-    ".onnx": "import onnxruntime; actions = onnxruntime.InferenceSession(sys.argv[1]).run(None, {'observations': observations})[0]",
+    ".onnx": "import onnxruntime; session = onnxruntime.InferenceSession(sys.argv[1]); "
+    "actions = session.run(None, {'observations': observations})[0]",
 }
 
 
