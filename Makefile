@@ -59,6 +59,8 @@ typecheck: setup ## mypy on the packages
 bench: setup ## measure speed against peers, one after the other
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/metalearn.py
+	$(BIN)/python benchmarks/codegen.py
+	$(BIN)/python benchmarks/finetuning.py
 
 docs: $(DOCS_INSTALLED) ## build the pages into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -32,15 +32,17 @@ from quadriga.policies.presets import PRESETS
 
 LAST_SHARE = 0.1
 EPISODES = 100
+NEAR = 10.0
 CONTROL = (
     "task",
     "seed",
     f"cost, last {EPISODES} episodes",
-    "second half: cost",
-    "its swing (deviation)",
-    "its range",
+    "swing of the cost (deviation)",
+    "lowest, highest",
+    "distance from the limit (rms)",
     "share of iterations above the limit",
-    "multiplier's jitter",
+    f"share further than {NEAR:.0f} from it",
+    "mean excess, first quarter",
     "multiplier's peak",
 )
 METRICS = ("episode_return_mean", "episode_cost_mean", "lagrange_multiplier", "cost_rate", "env_steps_per_second")
@@ -61,6 +63,9 @@ class Task:
 # The update of the preset pid-lagrangian, for a preset that is not made for Safety-Gymnasium.
 SAFETY = {name: PRESETS["pid-lagrangian"].fields[name] for name in ("rollout", "update")}
 INTEGRAL = {"constraint": {"kp": 0.0, "kd": 0.0}}
+# An integral fast enough to swing more than once in a run, alone and damped.
+FAST_INTEGRAL = {"constraint": {"ki": 0.01, "kp": 0.0, "kd": 0.0}}
+FAST_PID = {"constraint": {"ki": 0.01, "kp": 0.2, "kd": 0.1, "d_delay": 5}}
 
 TASKS = {
     "cartpole": Task("ppo", "CartPole-v1", 80_000, 3, goal=450.0),
@@ -68,6 +73,8 @@ TASKS = {
     "pointgoal-ppo": Task("ppo", "SafetyPointGoal1-v0", 1_000_000, 3, fields=SAFETY),
     "pointgoal-pid": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_000_000, 3),
     "pointgoal-integral": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_000_000, 3, fields=INTEGRAL),
+    "pointgoal-fast-integral": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_600_000, 3, fields=FAST_INTEGRAL),
+    "pointgoal-fast-pid": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_600_000, 3, fields=FAST_PID),
 }
 
 
@@ -168,7 +175,7 @@ def summary(name: str, task: Task, runs: Sequence[RunFolder]) -> tuple[tuple[str
 def control_row(run: RunFolder) -> list[str]:
     """How well the multiplier held the limit; `CONTROL` names the columns.
 
-    Means are over episodes. The swing is that of the cost's running mean over 5 iterations.
+    All but the first are of the cost's running mean over 5 iterations; lowest and highest without the first ten.
     """
     table = run.metrics.read()
     costs, episodes, multiplier = (
@@ -176,17 +183,18 @@ def control_row(run: RunFolder) -> list[str]:
         for name in ("constraint_cost", "episodes_this_iteration", "lagrange_multiplier")
     )
     limit = _limit(run)
+    assert limit is not None
     last = int(np.searchsorted(np.cumsum(episodes[::-1]), EPISODES)) + 1
-    half = len(costs) // 2
-    smooth = np.convolve(costs, np.full(5, 0.2), "valid")[max(0, half - 4) :]
+    smooth = np.convolve(costs, np.full(5, 0.2), "valid")
     return [
         str(run.experiment().seed),
         f"{np.average(costs[-last:], weights=episodes[-last:]):.1f}",
-        f"{np.average(costs[half:], weights=episodes[half:]):.1f}",
         f"{smooth.std():.1f}",
-        f"{smooth.min():.0f} to {smooth.max():.0f}",
+        f"{smooth[10:].min():.0f}, {smooth[10:].max():.0f}",
+        f"{np.sqrt(np.mean((smooth - limit) ** 2)):.1f}",
         f"{np.mean(smooth > limit):.2f}",
-        f"{np.diff(multiplier)[half:].std():.3f}",
+        f"{np.mean(np.abs(smooth - limit) > NEAR):.2f}",
+        f"{np.mean(np.maximum(smooth[: len(smooth) // 4] - limit, 0.0)):.1f}",
         f"{multiplier.max():.1f}",
     ]
 

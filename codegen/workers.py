@@ -17,6 +17,7 @@ from quadriga.codegen.pool import LOOK_AHEAD, Agenda
 from quadriga.codegen.sandbox.limits import Isolation, Limits, Mode, Tier, Verdict
 from quadriga.codegen.sandbox.supervisor import ATTEMPTS, Job, Sandbox, oversized
 from quadriga.platform.errors import UserError, one_line
+from quadriga.platform.placement import sandbox_resources
 
 BATCH = 16
 IN_FLIGHT = 2
@@ -85,17 +86,19 @@ class RayPool:
             cpus: CPU slots of each actor; below 1 several share one.
 
         Raises:
-            UserError: no isolation works on some machine, or machines differ in it.
+            UserError: no isolation works on some machine, machines differ in it, or none is meant for untrusted code.
         """
         self._options = (limits or Limits(), mode, tier, unsafe)
-        self._remote = ray.remote(num_cpus=cpus, max_restarts=0, scheduling_strategy="SPREAD")(SandboxWorker)
+        self._remote = ray.remote(
+            num_cpus=cpus, resources=sandbox_resources(), max_restarts=0, scheduling_strategy="SPREAD"
+        )(SandboxWorker)
         self.actors = [self._start() for _ in range(workers)]
         self.workers = workers
         try:
             reports = ray.get([actor.isolation.remote() for actor in self.actors])
         except RayError as error:
             self.close()
-            raise UserError(f"a sandbox on the cluster did not start: {_cause(error)}") from error
+            raise UserError(f"a sandbox on the cluster did not start: {cause_of(error)}") from error
         kinds = {(report.tier, report.python) for report in reports}
         if len(kinds) > 1:
             self.close()
@@ -128,7 +131,7 @@ class RayPool:
                     yield from self._give_up(part, again)
                 continue
             except RayError as error:
-                raise UserError(f"a sandbox on the cluster failed: {_cause(error)}") from error
+                raise UserError(f"a sandbox on the cluster failed: {cause_of(error)}") from error
             load[place] -= 1
             yield from done
 
@@ -158,7 +161,7 @@ def _draw(agenda: Agenda) -> Batch:
     return Batch(jobs, 1)
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """What was raised in the actor, without Ray's own words where they can be told apart."""
     text = one_line(error)
     return text.rpartition("UserError: ")[2] if "UserError: " in text else text

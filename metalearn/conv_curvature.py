@@ -60,7 +60,6 @@ def curvature(kernel: ConvKernel, tape: Tape, along: Views, result: Views) -> No
     leaves, direction, out = parameters.leaves, along.leaves, result.leaves
     d_weight, d_scale, d_shift = direction[:3]
     first, weight, scale = _First.of(work.first, images), leaves[0], leaves[1]
-    taps = weight.shape[1]
     patches = images.rows
 
     # Forward.
@@ -138,9 +137,8 @@ def _first_backward(
 ) -> None:
     """The first block: `dw = s b` with `b = sums - sum(dz) m' - r dscale w C`, all of size `[64, 9]`."""
     weight, sums = tape.parameters.leaves[0], tape.work.sums
-    taps = weight.shape[1]
-    plain, total = sums[:, :taps], sums[:, taps]
-    r_plain, r_total = r_sums[:, :taps], r_sums[:, taps]
+    plain, total = sums[:, :-1], sums[:, -1]
+    r_plain, r_total = r_sums[:, :-1], r_sums[:, -1]
     moment = (weight * plain).sum(1) - first.mu * total
     r_moment = (d_weight * plain + weight * r_plain).sum(1) - varied.mu * total - first.mu * r_total
     scale, r_scale = first.r * moment, varied.r * moment + first.r * r_moment

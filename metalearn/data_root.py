@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import math
 import os
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -14,6 +15,7 @@ VARIABLE = "QUADRIGA_DATA"
 DEFAULT = "~/.cache/quadriga/data"
 TIMEOUT_S = 60.0
 CHUNK = 1 << 20
+ATTEMPTS = 3
 
 
 def resolve(given: str | None) -> Path:
@@ -37,23 +39,48 @@ def verify(path: Path, expected_md5: str) -> None:
 def fetch(url: str, target: Path, expected_md5: str) -> None:
     """Downloads `url` to `target` unless it is there already; the file appears when it is whole and right.
 
+    A download that breaks off goes on from where it was, `ATTEMPTS` times.
+
     Raises:
         UserError: no answer, no room, or other bytes than were published.
     """
     if target.exists():
         verify(target, expected_md5)
         return
-    partial = target.with_name(f".{target.name}.part")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, partial.open("wb") as stream:
-            while chunk := answer.read(CHUNK):
-                stream.write(chunk)
-        verify(partial, expected_md5)
+        _download(url, partial)
+        found = md5(partial)
+        if found != expected_md5:
+            raise UserError(
+                f"what came from {url} is corrupt: its MD5 is {found}, expected {expected_md5}; nothing was kept"
+            )
         partial.replace(target)
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (http.client.HTTPException, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot download {url} to {target}: {one_line(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _download(url: str, partial: Path) -> None:
+    """Writes all of `url` to `partial`."""
+    done, total = 0, None
+    for _ in range(ATTEMPTS):
+        request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            if answer.status != http.client.PARTIAL_CONTENT:
+                done = 0  # a server that does not know of ranges sends everything again
+            length = answer.headers.get("Content-Length")
+            total = None if length is None else done + int(length)
+            with partial.open("ab" if done else "wb") as stream:
+                try:
+                    while chunk := answer.read(CHUNK):
+                        done += stream.write(chunk)
+                except (ConnectionError, TimeoutError, http.client.IncompleteRead):
+                    total = total or math.inf
+        if total is None or done == total:
+            return
+    raise OSError(f"the connection broke off {ATTEMPTS} times, at last after {done:,} bytes of {total:,}")

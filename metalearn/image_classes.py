@@ -28,14 +28,23 @@ class Rotated:
     """Every class four times, turned by 0, 90, 180 and 270 degrees counter-clockwise: four new classes."""
 
     def __init__(self, classes: ImageClasses) -> None:
-        self._classes = classes
+        self._classes, self._count = classes, len(classes.sizes())
 
     def sizes(self) -> NDArray[np.int64]:
         return np.tile(self._classes.sizes(), 4)
 
     def images(self, class_id: int, index: NDArray[np.int64]) -> Images:
-        turns, unturned = divmod(class_id, len(self._classes.sizes()))
-        return np.rot90(self._classes.images(unturned, index), turns, axes=(1, 2))
+        turns, unturned = divmod(class_id, self._count)
+        return turned(self._classes.images(unturned, index), turns)
+
+
+def turned(images: Images, turns: int) -> Images:
+    """A view of images `[n, side, side, channels]` turned counter-clockwise by quarters, as `np.rot90` in less time."""
+    if turns == 1:
+        return images.swapaxes(1, 2)[:, ::-1]
+    if turns == 2:
+        return images[:, ::-1, ::-1]
+    return images.swapaxes(1, 2)[:, :, ::-1] if turns == 3 else images
 
 
 class ImageTasks:
@@ -65,7 +74,7 @@ class ImageTasks:
         least = int(self._sizes[split].min())
         if shots > least:
             where = "inner.shots" if split == "train" else "evaluation.shots"
-            more = "" if split == "train" else " (and one image of each class to test on)"
+            more = "" if split == "train" else ", one of them to be tested on"
             raise UserError(
                 f"{where}: a {split} class of {self._name} has {least} images, a task asks for {shots}{more}"
             )
@@ -74,11 +83,15 @@ class ImageTasks:
         """`ways * shots` support and `ways * query_shots` query images, ordered by shot, then class."""
         classes, sizes = self._classes[split], self._sizes[split]
         chosen = rng.choice(len(sizes), self.ways, replace=False)
-        drawn = [
+        drawn = (
             classes.images(int(class_id), rng.permutation(int(sizes[class_id]))[: shots + query_shots])
             for class_id in chosen
-        ]
-        images = np.stack(drawn, axis=1)
+        )
+        first = next(drawn)
+        images = np.empty((len(first), self.ways, *first.shape[1:]), first.dtype)
+        images[:, 0] = first
+        for label, of_class in enumerate(drawn, 1):
+            images[:, label] = of_class
         labels = np.arange(self.ways, dtype=np.int64)
         support, query = images[:shots], images[shots:]
         return Task(

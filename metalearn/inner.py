@@ -106,16 +106,16 @@ class Adam:
         self.learning_rate, self.beta2, self.epsilon = learning_rate, beta2, epsilon
         self.square = torch.zeros(size)
         self.steps = 0
-        self._mean = torch.zeros(size)
         self._count = torch.zeros(())
 
     def step(self, parameters: Vector, gradient: Vector) -> None:
+        slope = torch.from_numpy(gradient)
         correction = (1.0 - self.beta2 ** (self.steps + 1)) ** 0.5
         self._count.fill_(self.steps + 1)
         torch._fused_adam_(
             [torch.from_numpy(parameters)],
-            [torch.from_numpy(gradient)],
-            [self._mean],
+            [slope],
+            [slope],  # with beta1 = 0 the mean of gradients is the gradient
             [self.square],
             [],
             [self._count],
@@ -153,6 +153,13 @@ def minibatches(rng: np.random.Generator, count: int, batch: int, steps: int, *,
         return np.stack([rng.permutation(count)[:batch] for _ in range(steps)])
     passes = -(-steps * batch // count)
     return np.concatenate([rng.permutation(count) for _ in range(passes)])[: steps * batch].reshape(steps, batch)
+
+
+def batches(examples: Batch, plan: Index) -> list[Any]:
+    """The minibatches of `plan` `[steps, batch]`; one as large as the task is the task, in whatever order."""
+    if plan.shape[1] == examples.size:
+        return [examples] * len(plan)
+    return [examples.take(index) for index in torch.from_numpy(plan)]
 
 
 def descend(kernel: Kernel, optimizer: Slot, parameters: Vector, batches: Sequence[Any]) -> None:

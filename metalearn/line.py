@@ -7,7 +7,8 @@ from pathlib import Path
 
 from quadriga.metalearn.experiment import CustomSettings, MetaExperiment, SineSettings
 from quadriga.metalearn.presets import PRESETS
-from quadriga.platform.lines import EvaluationRequest, Line, Trainer
+from quadriga.platform import placement
+from quadriga.platform.lines import Demand, EvaluationRequest, Line, Trainer
 
 
 def _make_trainer(experiment: MetaExperiment) -> Trainer:
@@ -40,6 +41,12 @@ def _check(experiment: MetaExperiment) -> None:
 def _cpus(experiment: MetaExperiment) -> int:
     workers = min(experiment.compute.workers, experiment.update.meta_batch)
     return 1 + workers if workers else 0
+
+
+def _demands(experiment: MetaExperiment) -> Sequence[Demand]:
+    gpus = experiment.compute.gpus_per_worker
+    role = placement.LEARNERS if gpus else placement.ROLLOUTS
+    return [Demand(max(0, _cpus(experiment) - 1), 1, gpus, role)]
 
 
 def _task(experiment: MetaExperiment) -> str:
@@ -82,5 +89,6 @@ LINE = Line(
         },
     },
     cpus=_cpus,
+    demands=_demands,
     check=_check,
 )

@@ -125,7 +125,7 @@ class MetaOptimizer:
         for direction in directions[1:]:
             mean += direction
         total = torch.from_numpy(mean).div_(len(directions))
-        norm = float(torch.linalg.vector_norm(total, dtype=torch.float64))
+        norm = float(torch.linalg.vector_norm(total))
         vector = torch.from_numpy(phi)
         if not self._adam:
             vector.add_(total, alpha=epsilon)

@@ -2,8 +2,11 @@
 
 Synchronous: a meta-iteration ends when every slot's direction is there, and they are handed on in the order of the
 slots, so that the number of workers changes nothing in the result. An actor that dies is replaced and its slice learned
-again: the task and its minibatches are keyed by what they are, and the optimizer's state of a slot is kept in the
-object store after every meta-iteration, owned by the driver.
+again: the task and its minibatches are keyed by what they are, and the optimizers' states of its slots are kept in the
+object store every few meta-iterations, owned by the driver, together with the weights that every one since then
+began with, so that those are done over too. To hand all states over every time would move as much as the directions do.
+
+While the driver moves phi, workers draw the tasks of the next meta-iteration.
 """
 
 from __future__ import annotations
@@ -17,9 +20,13 @@ import numpy as np
 from quadriga.metalearn.experiment import MetaExperiment
 from quadriga.metalearn.inner import Vector
 from quadriga.metalearn.runner import Learned, Measures, Runner, State, Trial, make_runner
+from quadriga.platform import placement
 from quadriga.platform.errors import TrainingStopped, UserError
 
 logger = logging.getLogger("quadriga")
+
+KEEP_EVERY = 20
+"""Meta-iterations between copies of the optimizers' states, and so at most what a new worker does over."""
 
 
 class Pool(Protocol):
@@ -97,20 +104,37 @@ class TaskWorker:
         """Answers once the data are loaded; raises `UserError` if they cannot be."""
         assert self._runner
 
-    def train(
-        self, phi: Vector, iteration: int, states: list[State] | None
-    ) -> tuple[tuple[Vector, list[float]], list[State]]:
+    def train(self, phi: Vector, iteration: int, keep: bool) -> tuple[tuple[Vector, list[float]], list[State] | None]:
         """Directions `[slots, size]` and losses; and, as an object of its own, the states after it.
 
         Args:
             phi: where tasks begin.
             iteration: the meta-iteration.
-            states: of the slots before it, if this process does not have them.
+            keep: hand the states over.
+        """
+        learned = self._runner.train(phi, iteration, self._slots)
+        return (np.stack(learned.directions), learned.losses), self.states() if keep else None
+
+    def draw(self, iteration: int) -> None:
+        """Draws the tasks of a meta-iteration that is to come."""
+        self._runner.draw(iteration, self._slots)
+
+    def states(self) -> list[State]:
+        """Those of the slots."""
+        return self._runner.states(self._slots)
+
+    def load(self, states: list[State] | None, iterations: Sequence[int], *phis: Vector) -> None:
+        """Takes the place of a worker that had `states`, if not those of the beginning, and then learned `iterations`.
+
+        Args:
+            states: of the slots.
+            iterations: that are done over.
+            phis: where their tasks began.
         """
         if states is not None:
             self._runner.load(self._slots, states)
-        learned = self._runner.train(phi, iteration, self._slots)
-        return (np.stack(learned.directions), learned.losses), self._runner.states(self._slots)
+        for iteration, phi in zip(iterations, phis, strict=True):
+            self._runner.train(phi, iteration, self._slots)
 
     def test(self, phi: Vector, states: list[State] | None, request: Trial) -> Measures:
         """See `runner.Runner.test`; `states` are those of worker 0's slots."""
@@ -130,14 +154,21 @@ class RayPool:
     def __init__(self, experiment: MetaExperiment) -> None:
         compute, slots = experiment.compute, experiment.update.meta_batch
         self._fields = experiment.model_dump(mode="json")
-        self._options = {"num_cpus": 1, "num_gpus": compute.gpus_per_worker}
+        role = placement.LEARNERS if compute.gpus_per_worker else placement.ROLLOUTS
+        self._options = {
+            "num_cpus": 1,
+            "num_gpus": compute.gpus_per_worker,
+            "resources": placement.resources(role),
+        }
         self._limit = compute.restart_limit
         shares = np.array_split(np.arange(slots), min(compute.workers, slots))
         self._shares = [[int(slot) for slot in share] for share in shares]
         self.restarts = 0
-        # What a worker's slots had after its last meta-iteration: references, or states after `load`.
+        # Each worker's states, or None in the beginning; and the meta-iterations since, with references to their phi.
         self._states: list[Any] = [None] * len(self._shares)
-        self._loaded = [True] * len(self._shares)
+        self._since: list[tuple[int, Any]] = []
+        self._carried = experiment.inner.optimizer != "sgd"
+        self._last = experiment.steps - 1
         self._workers = [self._start(index) for index in range(len(self._shares))]
         asked = [worker.ready.remote() for worker in self._workers]
         try:
@@ -151,25 +182,32 @@ class RayPool:
         import ray
 
         reference = ray.put(phi)
+        keep = self._carried and len(self._since) + 1 >= KEEP_EVERY
+        pairs: list[Any] = [None] * len(self._workers)
 
         def ask(index: int) -> Any:
-            given = None if self._loaded[index] else self._states[index]
-            pair = self._workers[index].train.options(num_returns=2).remote(reference, iteration, given)
-            self._loaded[index] = True
-            return pair
+            worker = self._workers[index]
+            pairs[index] = worker.train.options(num_returns=2).remote(reference, iteration, keep)
+            if iteration < self._last:
+                worker.draw.remote(iteration + 1)
+            return pairs[index][0]
 
         asked = [ask(index) for index in range(len(self._workers))]
         learned = Learned([], [])
-        for index in range(len(asked)):
-            (directions, losses), asked[index] = self._pair(index, asked[index], ask)
+        for index, answer in enumerate(asked):
+            directions, losses = self._answer(index, answer, ask)
             learned.directions.extend(directions)
             learned.losses.extend(losses)
-        self._states = [states for _, states in asked]
+        if keep:
+            self._states, self._since = [states for _, states in pairs], []
+        elif self._carried:
+            self._since.append((iteration, reference))
         return learned
 
     def test(self, phi: Vector, request: Trial) -> Measures:
         import ray
 
+        self._keep()
         reference = ray.put(phi)
         shares = np.array_split(np.asarray(request.tasks, np.int64), len(self._workers))
         trials = [request._replace(tasks=tuple(int(number) for number in share)) for share in shares]
@@ -187,6 +225,7 @@ class RayPool:
     def states(self) -> list[State]:
         import ray
 
+        self._keep()
         found: list[State] = []
         for share, states in zip(self._shares, self._states, strict=True):
             kept = ray.get(states) if isinstance(states, ray.ObjectRef) else states
@@ -194,8 +233,23 @@ class RayPool:
         return found
 
     def load(self, states: Sequence[State]) -> None:
-        self._states = [[states[slot] for slot in share] for share in self._shares]
-        self._loaded = [False] * len(self._shares)
+        self._states, self._since = [[states[slot] for slot in share] for share in self._shares], []
+        for worker, kept in zip(self._workers, self._states, strict=True):
+            worker.load.remote(kept, [])
+
+    def _keep(self) -> None:
+        """Brings `_states` up to date."""
+        if not self._since:
+            return
+        asked = [worker.states.remote() for worker in self._workers]
+
+        def ask(index: int) -> Any:
+            asked[index] = self._workers[index].states.remote()
+            return asked[index]
+
+        for index, reference in enumerate(list(asked)):
+            self._answer(index, reference, ask)
+        self._states, self._since = asked, []
 
     def stop(self) -> None:
         import ray
@@ -208,16 +262,6 @@ class RayPool:
         import ray
 
         return ray.remote(TaskWorker).options(**self._options).remote(self._fields, self._shares[index])
-
-    def _pair(self, index: int, pair: Any, ask: Any) -> tuple[Any, Any]:
-        """The first of two answers of a worker, and the pair of references that it came from."""
-        asked = [pair]
-
-        def again(worker: int) -> Any:
-            asked[0] = ask(worker)
-            return asked[0][0]
-
-        return self._answer(index, pair[0], again), asked[0]
 
     def _answer(self, index: int, reference: Any, ask: Any) -> Any:
         """The answer of a worker; one that has died is replaced and asked again."""
@@ -239,7 +283,8 @@ class RayPool:
                 self.restarts += 1
                 logger.warning("task worker %d died and is replaced; its tasks are learned again", index)
                 self._workers[index] = self._start(index)
-                self._loaded[index] = self._states[index] is None
+                iterations, phis = [number for number, _ in self._since], [phi for _, phi in self._since]
+                self._workers[index].load.remote(self._states[index], iterations, *phis)
                 reference = ask(index)
 
 

@@ -2,7 +2,14 @@
 
 Reptile: the commands "used for the paper" in the repository of Nichol, Achiam, Schulman 2018 (arXiv:1803.02999), which
 are those of its appendix A; every one ran 5 tasks a meta-iteration with the meta step falling linearly from 1 to 0, and
-was tested on 10,000 tasks. MAML and first-order MAML: Finn, Abbeel, Levine 2017 (arXiv:1703.03400), appendix A.
+was tested on 10,000 tasks.
+
+MAML and first-order MAML: Finn, Abbeel, Levine 2017 (arXiv:1703.03400), appendix A.1, which gives inner step sizes
+and counts, tasks of a meta-batch, the 15 queries of Mini-ImageNet and 60,000 meta-iterations. From the code published
+with it (`main.py` of cbfinn/maml, commit 007d776): Adam at 0.001, losses averaged, as many queries as support images on
+Omniglot. That code differs from the paper in its usage notes (4 tasks also for Mini-ImageNet 5-shot, 40,000
+meta-iterations on Omniglot), reports every count of steps up to 10 on 600 test tasks, and clips gradients on
+Mini-ImageNet to +-10, which is not done here.
 """
 
 from __future__ import annotations

@@ -62,6 +62,9 @@ class Runner(Protocol):
     def train(self, phi: Vector, iteration: int, slots: Sequence[int]) -> Learned:
         """Learns the tasks of `slots` in meta-iteration `iteration`, from `phi`."""
 
+    def draw(self, iteration: int, slots: Sequence[int]) -> None:
+        """May draw the tasks that `train` will be asked for next; changes nothing in what it learns."""
+
     def test(self, phi: Vector, state: State, request: Trial) -> Measures:
         """Learns test tasks and judges them: one value a task in every list.
 
@@ -111,6 +114,10 @@ class SequentialRunner:
         self._size = size(self.distribution)
         self._kernel = make_kernel(experiment, self.distribution)
         self._slots: dict[int, Slot] = {}
+        self._drawn: dict[tuple[int, int], list[Any]] = {}
+
+    def draw(self, iteration: int, slots: Sequence[int]) -> None:
+        self._drawn = {(iteration, slot): self._batches(iteration, slot) for slot in slots}
 
     def train(self, phi: Vector, iteration: int, slots: Sequence[int]) -> Learned:
         learned = [self._learn(phi, iteration, slot) for slot in slots]
@@ -136,16 +143,19 @@ class SequentialRunner:
         return self._slots[slot]
 
     def _learn(self, phi: Vector, iteration: int, slot: int) -> outer.Learned:
-        settings, update = self._experiment.inner, self._experiment.update
-        task, plan = training_task(self._experiment, self.distribution, iteration, slot)
-        kernel = self._kernel
-        support = kernel.prepare(task.support_inputs, task.support_targets)
-        batches = [support.take(index) for index in torch.from_numpy(plan)]
-        if settings.tail_shots:
-            batches.append(kernel.prepare(task.query_inputs, task.query_targets))
+        settings, update, kernel = self._experiment.inner, self._experiment.update, self._kernel
+        batches = self._drawn.pop((iteration, slot), None) or self._batches(iteration, slot)
         if isinstance(update, MAMLSettings):
             return outer.maml_direction(kernel, settings.learning_rate, phi, batches)
         return outer.step_direction(kernel, self._slot(slot), phi, batches, outer.span(update, settings.steps))
+
+    def _batches(self, iteration: int, slot: int) -> list[Any]:
+        """The minibatches of a slot's task, the tail last."""
+        task, plan = training_task(self._experiment, self.distribution, iteration, slot)
+        batches = inner.batches(self._kernel.prepare(task.support_inputs, task.support_targets), plan)
+        if self._experiment.inner.tail_shots:
+            batches.append(self._kernel.prepare(task.query_inputs, task.query_targets))
+        return batches
 
     def _test(self, phi: Vector, state: State, request: Trial, number: int) -> Mapping[str, float]:
         task, plan = trial_task(self.distribution, request, number)
@@ -158,9 +168,9 @@ class SequentialRunner:
         query = kernel.prepare(task.query_inputs, task.query_targets)
         if self.distribution.loss == "squared_error":
             before = kernel.loss(kernel.predict(bound, query), query)
-            inner.descend(kernel, optimizer, parameters, [support.take(index) for index in torch.from_numpy(plan)])
+            inner.descend(kernel, optimizer, parameters, inner.batches(support, plan))
             return {"loss_before": before, "loss": kernel.loss(kernel.predict(bound, query), query)}
-        inner.descend(kernel, optimizer, parameters, [support.take(index) for index in torch.from_numpy(plan)])
+        inner.descend(kernel, optimizer, parameters, inner.batches(support, plan))
         measures = {}
         if request.transductive:
             measures["accuracy_transductive"] = accuracy(kernel.predict(bound, query), task.query_targets)

@@ -81,6 +81,9 @@ class VectorizedRunner:
         self._rows: dict[int, int] = {}
         self._optimizers = self._make(0)
 
+    def draw(self, iteration: int, slots: Sequence[int]) -> None:
+        pass
+
     def train(self, phi: Vector, iteration: int, slots: Sequence[int]) -> Learned:
         experiment, settings, kernel = self._experiment, self._experiment.inner, self._kernel
         self._take(slots)

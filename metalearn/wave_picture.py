@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -90,8 +89,7 @@ def learned(
     curves, done = {}, 0
 
     for mark in marks:
-        batches = [support.take(index) for index in torch.from_numpy(plan[done:mark])]
-        inner.descend(kernel, optimizer, parameters, batches)
+        inner.descend(kernel, optimizer, parameters, inner.batches(support, plan[done:mark]))
         done = mark
         curves[mark] = kernel.predict(kernel.bind(parameters), everywhere).numpy().copy()
     return x, wave(x), wave(grid), curves

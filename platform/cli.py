@@ -283,7 +283,11 @@ def _plugins() -> None:
         if point.name in known:
             continue
         try:
-            app.add_typer(point.load(), name=point.name)
+            loaded = point.load()
+            if [command.name for command in loaded.registered_commands] == [point.name]:
+                app.registered_commands += loaded.registered_commands  # a command, and no group
+            else:
+                app.add_typer(loaded, name=point.name)
         except Exception as error:
             app.command(point.name, help="(cannot be imported)", context_settings={"ignore_unknown_options": True})(
                 _broken_command(point.name, error)

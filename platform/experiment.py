@@ -58,7 +58,12 @@ class Experiment(Section):
 
     def to_yaml(self) -> str:
         """The complete experiment, defaults included, in field order."""
-        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100))
+        return dump_yaml(self.model_dump(mode="json"))
+
+
+def dump_yaml(fields: Mapping[str, Any]) -> str:
+    """A mapping as people write it, in its own order."""
+    return str(yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True, width=100))
 
 
 class _Loader(yaml.SafeLoader):
@@ -164,21 +169,38 @@ def load(source: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     Raises:
         UserError: no such preset or file; or an unknown key, a wrong type or a value out of range, named.
     """
-    path = Path(source)
-    if path.suffix in {".yaml", ".yml"} or "/" in source:
-        if not path.is_file():
-            raise UserError(f"no experiment file {source!r}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{source}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-        except OSError as error:
-            raise UserError(f"{source}: {error.strerror}") from None
-        document = parse_yaml(text, where=source)
-        if not isinstance(document, dict):
-            raise UserError(f"{source}: expected a mapping of experiment fields, got {type(document).__name__}")
+    if is_file(source):
+        document = read_document(source)
+        if "search" in document:
+            raise UserError(f"{source}: holds a search; run it with: quadriga tune {source}")
         return build(merged(document, overrides or {}), where=source)
     return build(merged({"preset": source}, overrides or {}))
+
+
+def is_file(source: str) -> bool:
+    """Whether `source` names a file, and no preset."""
+    return Path(source).suffix in {".yaml", ".yml"} or "/" in source
+
+
+def read_document(source: str) -> dict[str, Any]:
+    """The fields in an experiment file, as they stand there.
+
+    Raises:
+        UserError: no such file, or no mapping in it.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"no experiment file {source!r}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror}") from None
+    document = parse_yaml(text, where=source)
+    if not isinstance(document, dict):
+        raise UserError(f"{source}: expected a mapping of experiment fields, got {type(document).__name__}")
+    return document
 
 
 def build(fields: Mapping[str, Any], *, where: str = "") -> Experiment:

@@ -73,6 +73,23 @@ def cpu_slots(experiment: Any) -> int:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """What some of a run's actors occupy, each of them.
+
+    Attributes:
+        count: how many there are.
+        cpus: CPU slots.
+        gpus: GPUs.
+        role: where they belong, of `quadriga.platform.placement`; `None`: anywhere.
+    """
+
+    count: int
+    cpus: float = 1
+    gpus: float = 0
+    role: str | None = None
+
+
+@dataclass(frozen=True)
 class Line:
     """A line of work.
 
@@ -92,6 +109,7 @@ class Line:
         components: the building blocks that experiments combine: kind, e.g. `"constraint"`, to name to summary.
         benchmarks: what `quadriga benchmark` runs, by name.
         cpus: CPU slots of Ray that a run occupies at once; 0 if it runs without Ray.
+        demands: what the actors of a run occupy, beside its driver; by default a CPU slot each.
         check: raises `UserError` for what is wrong with an experiment beyond its fields' types (an
             unknown environment, a missing package), as far as that can be seen at once; called
             before anything is started or written.
@@ -114,10 +132,17 @@ class Line:
     components: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     benchmarks: Mapping[str, Benchmark] = field(default_factory=dict)
     cpus: Callable[[Any], int] = cpu_slots
+    demands: Callable[[Any], Sequence[Demand]] | None = None
     check: Callable[[Any], None] = lambda experiment: None
     published: Callable[[Any, str], Mapping[str, float]] = lambda experiment, metric: {}
     policy: Callable[[Any, Path], Callable[..., Any]] | None = None
     export: Callable[[Any, Path, Path], None] | None = None
+
+    def actors(self, experiment: Any) -> Sequence[Demand]:
+        """What the actors of a run of `experiment` occupy, beside its driver."""
+        if self.demands is not None:
+            return self.demands(experiment)
+        return [Demand(max(0, self.cpus(experiment) - 1))]
 
     def normalise(self, defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         """`fields` over the preset's `defaults`, each section brought to its full form first."""

@@ -38,6 +38,7 @@ METRICS: dict[str, str] = {
     "episode_return_mean": "mean undiscounted return of the episodes",
     "episode_cost_mean": "mean undiscounted cost of the episodes",
     "episode_length_mean": "mean length of the episodes, steps",
+    "visits": "steps that ended in each part of the task's plane, as text; drawn by `quadriga plot`",
     "cost_rate": "cost per step over all training steps so far",
     "intrinsic_reward_mean": "mean bonus per step",
     # the bonus
@@ -75,7 +76,7 @@ METRICS: dict[str, str] = {
     "line_search_steps": "steps that the line search tried",
     "cg_residual": "norm of conjugate gradient's residual relative to the gradient's",
     "policy_epochs": "passes of the policy over the batch before its divergence stopped them",
-    "learning_rate": "step size of the policy's optimizer",
+    "learning_rate": "step size of the optimizer",
     "parameters_finite": "1 while no parameter is NaN or infinite",
     # meta-learning
     "meta_iterations": "meta-iterations done",
@@ -86,10 +87,18 @@ METRICS: dict[str, str] = {
     "query_loss_before": "the same before any inner step",
     "direction_norm": "mean length of the meta-batch's mean direction",
     "meta_step_size": "epsilon of the last meta-iteration",
+    # models of code
+    "optimizer_steps": "optimizer steps done",
+    "tokens": "tokens read so far, padding among them",
+    "train_loss": "mean loss of the target tokens of this iteration, nats",
+    "validation_loss": "mean loss of documents that are never learned, nats a token",
+    "gradient_norm": "length of the last gradient before clipping",
     # where the time goes
     "env_steps_per_second": "environment steps per second of this iteration",
     "time_sampling_s": "seconds spent collecting",
     "time_learning_s": "seconds spent on updates",
+    "tokens_per_second": "tokens read per second of this iteration",
+    "time_validation_s": "seconds spent on validation",
     "tasks_per_second": "training tasks learned per second of this iteration",
     "time_tasks_s": "seconds spent learning tasks",
     "time_testing_s": "seconds spent on unseen tasks",

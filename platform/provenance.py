@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -29,6 +30,8 @@ PACKAGES = (
 )
 CHECKOUT = Path(__file__).resolve().parents[1]
 GIT_TIMEOUT_S = 10.0
+SHIPPED = "source.json"
+"""In the package of a submitted job: the git state of the checkout that it was submitted from."""
 
 
 def collect(seed: int, argv: Sequence[str]) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def collect(seed: int, argv: Sequence[str]) -> dict[str, Any]:
     """
     return {
         "version": package_version("quadriga"),
-        "git": git_state(CHECKOUT),
+        "git": git_state(CHECKOUT) or _shipped_state(CHECKOUT),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := package_version(name)) is not None},
         "hardware": hardware(),
@@ -77,6 +80,14 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     if commit is None or changes is None:
         return None
     return {"commit": commit, "dirty": bool(changes)}
+
+
+def _shipped_state(package: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] | None = json.loads((package / SHIPPED).read_text(encoding="utf-8"))
+        return state
+    except (OSError, ValueError):
+        return None
 
 
 def hardware() -> dict[str, Any]:

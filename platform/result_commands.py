@@ -80,6 +80,11 @@ def plot(
 
     plot_runs(folders, target)
     print(f"plot: {target}")
+    from quadriga.platform.plot_visits import plot_visits
+
+    visits = plot_visits(folders, target)
+    if visits is not None:
+        print(f"plot: {visits}")
 
 
 def report(

@@ -1,8 +1,8 @@
 """Ray for a run: joins a cluster or starts a local one, with the settings that keep training fast and private.
 
 A local Ray listens on the loopback interface only and asks for a token (Ray's own default), its
-workers run at normal priority with one thread each, and it reports nothing to anybody. Our token
-goes to clusters on this machine; to others only where `RAY_AUTH_MODE=token` says so.
+workers run at normal priority with one thread each, and it reports nothing to anybody. A process of
+a submitted job finds itself in its cluster already.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+from quadriga.platform import tokens
 from quadriga.platform.errors import UserError
 
 # One thread a process: several torch threads on a busy machine are 10 to 20 times slower than one.
@@ -28,7 +28,10 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_USAGE_ST
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 CONNECT_TIMEOUT = 5.0
-JOIN_TIMEOUT = 45.0
+JOIN_TIMEOUT = 120.0
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it in the processes of a submitted job; joining then needs no trial, whose connection would count as the
+job's."""
 
 
 class Cluster(NamedTuple):
@@ -71,7 +74,7 @@ def ensure_ray(
         return _describe(address, started)
     if started:
         _bind_to_loopback()
-    else:
+    elif IN_A_JOB not in os.environ:
         _require_answer(address)
     import ray
 
@@ -132,7 +135,7 @@ def _require_answer(address: str) -> None:
         except OSError as error:
             raise UserError(f"no Ray cluster answers at {address}: {error.strerror or error}") from None
         if _is_this_machine(host):
-            _use_token()
+            tokens.show()
             if _is_loopback_only(host, port):
                 _bind_to_loopback()
     # In a process of its own, for Ray may also exit there and then.
@@ -152,20 +155,6 @@ def _require_answer(address: str) -> None:
         )
     said = [line for line in answer.stderr.splitlines() if line and not line[0].isspace()]
     raise UserError(f"could not join the Ray cluster at {address}: {said[-1] if said else 'no reason given'}")
-
-
-def _use_token() -> None:
-    """Ray starts clusters with a token, yet does not show it to an address that it is given."""
-    kept = Path.home() / ".ray" / "auth_token"
-    if "RAY_AUTH_MODE" in os.environ or not (
-        {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or kept.exists()
-    ):
-        return
-    os.environ["RAY_AUTH_MODE"] = "token"
-    if "ray" in sys.modules:  # it read the variable when it was imported
-        from ray._raylet import Config  # type: ignore[attr-defined]
-
-        Config.initialize("")
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

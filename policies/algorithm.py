@@ -21,6 +21,8 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+from quadriga.platform import placement
+from quadriga.platform.environments.planes import Visits
 from quadriga.platform.errors import TrainingStopped
 from quadriga.platform.rollouts.advantages import ValueStream
 from quadriga.platform.rollouts.columns import EpisodeRecords, Rollout
@@ -29,7 +31,7 @@ from quadriga.platform.rollouts.runner import ColumnEnvRunner
 from quadriga.platform.statistics import RunningMoments
 from quadriga.policies.bonuses import Evaluation
 from quadriga.policies.constraints import Constraint
-from quadriga.policies.experiment import NoBonus, NoConstraint, RLExperiment
+from quadriga.policies.experiment import LSTMSettings, NoBonus, NoConstraint, RLExperiment
 from quadriga.policies.learner import ColumnLearner
 from quadriga.policies.module import ActorCriticModule
 
@@ -41,7 +43,7 @@ QUADRIGA_STATE = "quadriga"
 def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
     """What the runners of `experiment` collect."""
     advantage = experiment.advantage
-    streams = [ValueStream(REWARD, advantage.discount, advantage.gae_lambda)]
+    streams = [ValueStream(REWARD, advantage.discount, advantage.gae_lambda, scale=advantage.reward_scale)]
     if not isinstance(experiment.constraint, NoConstraint):
         streams.append(ValueStream(COST, advantage.cost_discount, advantage.cost_gae_lambda))
     bonus, evaluation = experiment.bonus, None
@@ -57,6 +59,7 @@ def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
         activation=experiment.network.activation,
         collect_moments=experiment.rollout.normalize_observations != "none",
         bonus=evaluation,
+        sequence_length=experiment.network.sequence_length if isinstance(experiment.network, LSTMSettings) else None,
     )
 
 
@@ -81,12 +84,14 @@ class PolicyOptimizationConfig(AlgorithmConfig):
                 env_runner_cls=ColumnEnvRunner,
                 num_env_runners=rollout.env_runners,
                 num_envs_per_env_runner=rollout.envs_per_runner,
+                custom_resources_per_env_runner=placement.resources(placement.ROLLOUTS),
                 sample_timeout_s=rollout.sample_timeout,
             )
             .learners(
                 num_learners=learner.learners,
                 num_gpus_per_learner=learner.gpus_per_learner,
                 num_cpus_per_learner=learner.threads if learner.learners else "auto",
+                custom_resources_per_learner=placement.resources(placement.LEARNERS) if learner.learners else {},
             )
             .fault_tolerance(
                 restart_failed_env_runners=True,
@@ -113,6 +118,7 @@ class PolicyOptimizationConfig(AlgorithmConfig):
                 "activation": network.activation,
                 "initial_log_std": network.initial_log_std,
                 "streams": len(self.rollout_plan.streams),
+                "units": network.units if isinstance(network, LSTMSettings) else None,
                 "shrink_observations": self.rl_experiment.rollout.normalize_observations == "shrink",
             },
         )
@@ -126,7 +132,7 @@ class PolicyOptimization(Algorithm):
     """Update rule x constraint x bonus, as `config.rl_experiment` says.
 
     After each `train()`, `last_metrics` holds the iteration's metrics under the names of
-    `quadriga.platform.metrics`.
+    `quadriga.platform.metrics`, and `last_visits` where the environments went, of tasks with a plane.
     """
 
     @classmethod
@@ -144,6 +150,7 @@ class PolicyOptimization(Algorithm):
         self.total_episodes = 0
         self.recent = EpisodeRecords()
         self.last_metrics: dict[str, float] = {}
+        self.last_visits: Visits | None = None
         self._weights: Mapping[str, np.ndarray] | None = None
         self._bonus_weights: Mapping[str, np.ndarray] = {}
         super().setup(config)
@@ -172,6 +179,8 @@ class PolicyOptimization(Algorithm):
         metrics["time_learning_s"] = learned - sampled
         metrics["env_steps_per_second"] = sum(rollout.env_steps for rollout in rollouts) / (learned - started)
         self.last_metrics = metrics
+        visits = [rollout.visits for rollout in rollouts if rollout.visits is not None]
+        self.last_visits = sum(visits[1:], visits[0]) if visits else None
         for name, value in metrics.items():
             self.metrics.log_value(name, value, window=1)
         self._check_finite(metrics)
@@ -185,7 +194,8 @@ class PolicyOptimization(Algorithm):
             if request:
                 self.restore_env_runners(self.env_runner_group)
             runners = self._runners()
-            steps = max(1, -(-missing // (runners * envs)))
+            length = self.config.rollout_plan.sequence_length or 1
+            steps = max(1, -(-missing // (runners * envs * length))) * length
             collected = self._request(steps=steps, request=request)
             for rollout in collected:
                 if rollout.error is not None:

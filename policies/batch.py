@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from quadriga.platform.rollouts.columns import sequence_length
+from quadriga.policies.recurrent import Memory
+
 Array = Any  # numpy.ndarray on a CPU, torch.Tensor on a GPU: the same code runs on both.
 
 
@@ -26,6 +29,7 @@ class UpdateBatch:
         advantages: float32 [B], `sum_k w_k A_k`.
         value_targets: float32 [K, B].
         cost_advantages: float32 [B], A_C alone, for a rule that holds the cost limit itself; else `None`.
+        memory: of a recurrent policy, whose rows are sequences; else `None`.
     """
 
     observations: Array
@@ -35,12 +39,22 @@ class UpdateBatch:
     advantages: Array
     value_targets: Array
     cost_advantages: Array | None = None
+    memory: Memory | None = None
 
     def __len__(self) -> int:
         return len(self.log_probs)
 
+    @property
+    def unit(self) -> int:
+        """Rows that stay together: 1, or the length of a sequence."""
+        return 1 if self.memory is None else sequence_length(len(self), self.memory.states)
+
     def take(self, index: Array) -> UpdateBatch:
-        """The steps of `index`, a slice (views) or an integer array (copies)."""
+        """The units of `index`, a slice (views) or an integer array (copies)."""
+        memory, unit = None, self.unit
+        if self.memory is not None:
+            sequences, index = index, _rows_of(index, unit)
+            memory = Memory(self.memory.resets[index], self.memory.states[sequences])
         return UpdateBatch(
             self.observations[index],
             self.actions[index],
@@ -49,6 +63,7 @@ class UpdateBatch:
             self.advantages[index],
             self.value_targets[:, index],
             None if self.cost_advantages is None else self.cost_advantages[index],
+            memory,
         )
 
     def tensors(self) -> UpdateBatch:
@@ -64,31 +79,43 @@ class UpdateBatch:
         return self.tensors()._mapped(lambda column: column.to(device, non_blocking=True))
 
     def _mapped(self, change: Callable[[Array], Array]) -> UpdateBatch:
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return UpdateBatch(**{name: None if column is None else change(column) for name, column in columns.items()})
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "memory"}
+        memory = None if self.memory is None else Memory(*map(change, self.memory))
+        changed = {name: None if column is None else change(column) for name, column in columns.items()}
+        return UpdateBatch(**changed, memory=memory)
+
+
+def _rows_of(sequences: Array, length: int) -> Array:
+    """The rows of whole sequences."""
+    if isinstance(sequences, slice):
+        return slice(*(None if edge is None else edge * length for edge in (sequences.start, sequences.stop)))
+    within = torch.arange(length, device=sequences.device) if torch.is_tensor(sequences) else np.arange(length)
+    return (sequences[:, None] * length + within).reshape(-1)
 
 
 def minibatches(batch: UpdateBatch, count: int, rng: np.random.Generator) -> Iterator[UpdateBatch]:
     """`count` minibatches of nearly equal size over one shuffled pass; the batch is permuted once, then sliced."""
-    order: Array = rng.permutation(len(batch))
+    order: Array = rng.permutation(len(batch) // batch.unit)
     if torch.is_tensor(batch.log_probs):
         order = torch.from_numpy(order).to(batch.log_probs.device)
     shuffled = batch.take(order)
-    edges = minibatch_edges(len(batch), count)
+    edges = minibatch_edges(len(order), count)
     for low, high in itertools.pairwise(edges):
         yield shuffled.take(slice(low, high))
 
 
-def minibatch_totals(rows: int, minibatch_size: int, total: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def minibatch_totals(batch: UpdateBatch, minibatch_size: int, total: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Rows of each minibatch over all learners, int [minibatches]: the divisors of their means.
 
     Args:
-        rows: of this learner.
-        minibatch_size: over all learners.
+        batch: of this learner.
+        minibatch_size: rows over all learners; sequences stay whole.
         total: sums float64 [n] over all learners; collective.
     """
-    count = math.ceil(total(np.array([rows], np.float64))[0] / minibatch_size)
-    return np.round(total(np.diff(minibatch_edges(rows, count)))).astype(int)
+    rows, units = total(np.array([len(batch), len(batch) // batch.unit], np.float64))
+    count = min(math.ceil(rows / minibatch_size), int(units))
+    edges = np.array(minibatch_edges(len(batch) // batch.unit, count)) * batch.unit
+    return np.round(total(np.diff(edges))).astype(int)
 
 
 def minibatch_edges(size: int, count: int) -> list[int]:

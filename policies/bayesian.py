@@ -11,7 +11,7 @@ whose expectation is drawn unit by unit in place of weight by weight (local repa
 The bonus is the information that one transition gives about theta, `KL[q(theta; phi') || q(theta; phi)]` after a
 second-order step `phi' = phi + lambda H^-1 grad` on its own likelihood; to second order
 
-    b = lambda^2 / 2  grad^T H^-1 grad        H diagonal, of the KL: 1 / sigma^2 of mu, 2 (dsigma/drho)^2 / sigma^2 of rho
+    b = lambda^2 / 2  grad^T H^-1 grad     H diagonal, of the KL: 1 / sigma^2 of mu, 2 (dsigma/drho)^2 / sigma^2 of rho
 
 `grad` is an expectation over theta, which enters squared. Here it is the product of two independent draws, over all
 pairs of `samples`: unbiased with as few as two, so that b of what is known is small, and not the variance of the draws.

@@ -1,4 +1,4 @@
-"""The benchmarks of safe reinforcement learning: Safety Gym, and the velocity tasks.
+"""The benchmarks of safe reinforcement learning: Safety Gym, and the velocity tasks; exploration's is next door.
 
 *Benchmarking Safe Exploration in Deep RL* (Ray, Achiam, Amodei 2019): algorithms are compared by the return and cost
 of an episode at the end of training and by the cost rate, the cost of a step over all of training. To average over
@@ -12,12 +12,16 @@ PPO's and OmniSafe's published numbers are in `data/safety_gym.json`, with their
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quadriga.platform.suites import Benchmark, Measure, Publication, Suite, at_the_end, last
+import numpy as np
+
+from quadriga.platform.suites import Benchmark, Columns, Measure, Publication, Suite, at_the_end, last
+from quadriga.policies.exploration_benchmark import EXPLORATION
 from quadriga.policies.presets import SAFETY
 
 COST_LIMIT = 25.0
@@ -57,6 +61,65 @@ MEASURES = {
     "return": Measure("return", at_the_end("episode_return_mean")),
     "cost": Measure("cost", at_the_end("episode_cost_mean"), better="lower"),
     "cost_rate": Measure("cost rate", last("cost_rate"), better="lower"),
+}
+
+
+def _violation(columns: Columns, step_metric: str) -> float:
+    """`mean_k (J_C(k) - d)_+` over all iterations: the figure of merit of the PID paper, of an iteration."""
+    return float(np.nanmean(np.maximum(0.0, columns["episode_cost_mean"] - COST_LIMIT)))
+
+
+def _variants(preset: str, section: str, **values: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """All combinations of a section's fields, by what they are."""
+    found = {}
+    for combination in itertools.product(*values.values()):
+        fields = dict(zip(values, combination, strict=True))
+        label = " ".join(f"{name}={value}" for name, value in fields.items())
+        found[label] = {"preset": preset, section: fields}
+    return found
+
+
+_POINT = ["SafetyPointGoal1-v0"]
+_SCALES = {
+    f"reward x {scale}{', invariant' if invariant else ''}": {
+        "preset": "pid-lagrangian",
+        "advantage": {"reward": "center", "reward_scale": scale},
+        "constraint": {"reward_scale_invariance": invariant},
+    }
+    for invariant in (False, True)
+    for scale in (0.1, 1, 10)
+}
+
+# The gains are in units of a mean episode's cost, and an iteration is one update of the controller.
+PID_SUITES = {
+    "gains": Suite(
+        "response to K_I, for three K_P: integral control alone is the traditional Lagrangian",
+        _POINT,
+        _variants("pid-lagrangian", "constraint", kp=(0, 0.02, 0.1), ki=(0.0003, 0.001, 0.003, 0.01, 0.03), kd=(0,)),
+        1_000_000,
+        axis="constraint.ki",
+    ),
+    "derivative": Suite(
+        "the predictive effect of K_D",
+        _POINT,
+        _variants("pid-lagrangian", "constraint", kd=(0, 0.01, 0.03, 0.1, 0.3)),
+        1_000_000,
+        axis="constraint.kd",
+    ),
+    "lagrangian-rate": Suite(
+        "robustness of gradient ascent on the multiplier to its learning rate",
+        _POINT,
+        _variants("ppo-lagrangian", "constraint", learning_rate=(0.003, 0.01, 0.035, 0.1, 0.3)),
+        1_000_000,
+        axis="constraint.learning_rate",
+    ),
+    "reward-scale": Suite(
+        "rewards x 0.1, 1 and 10, with and without reward-scale invariance",
+        _POINT,
+        _SCALES,
+        1_000_000,
+        axis="advantage.reward_scale",
+    ),
 }
 
 
@@ -100,6 +163,7 @@ def _published() -> Publication:
 
 
 BENCHMARKS = {
+    "exploration": EXPLORATION,
     "safety-gym": Benchmark(
         "return, cost and cost rate under a cost limit of 25",
         "Ray, Achiam, Amodei 2019, Benchmarking Safe Exploration in Deep RL",
@@ -109,5 +173,11 @@ BENCHMARKS = {
         normalise=normalise,
         normalised_by=f"{_data()['ppo']['source']}; of velocity tasks, OmniSafe's PPO, without a cost rate",
         published=[_published()],
+    ),
+    "pid-paper": Benchmark(
+        "how the multiplier's controller and its settings answer",
+        "Stooke, Achiam, Abbeel 2020, Responsive Safety in RL by PID Lagrangian Methods",
+        PID_SUITES,
+        MEASURES | {"violation": Measure("mean violation", _violation, better="lower")},
     ),
 }

@@ -85,7 +85,7 @@ class UpdateContext:
     def movement(self, batch: UpdateBatch, old_log_std: torch.Tensor | None) -> dict[str, float]:
         """The metrics `kl`, to the policy that acted (with `old_log_std`), and `entropy`; collective, in nats."""
         batch, log_std = batch.tensors(), self.module.log_std
-        inputs = self.module.distribution_inputs(batch.observations)
+        inputs = self.module.distribution_inputs(batch.observations, batch.memory)
         kl = distributions.kl_divergence(batch.distributions, old_log_std, inputs, log_std).sum()
         entropy = distributions.entropy(inputs, log_std) * len(batch)
         total_kl, total_entropy, size = self.sum([float(kl), float(entropy), float(len(batch))])

@@ -26,7 +26,7 @@ def fit_critics(
         minibatch_size: rows, over all learners.
         max_grad_norm: the gradient is scaled to at most this; `None` clips nothing.
     """
-    totals = minibatch_totals(len(batch), minibatch_size, context.sum)
+    totals = minibatch_totals(batch, minibatch_size, context.sum)
     squared_errors: Array = 0
     for _ in range(epochs):
         for total, minibatch in zip(totals, minibatches(batch, len(totals), context.rng), strict=True):

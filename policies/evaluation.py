@@ -65,6 +65,7 @@ def _play(
             if len(played[n]) < shares[n]:
                 played[n].append((float(returns[n]), float(costs[n]), int(lengths[n])))
         lost = infos.get("failed", False)
+        policy.forget(ended | lost)
         for totals in (returns, costs, lengths):
             totals[ended | lost] = 0
     episodes_played = [episode for done in played for episode in done]
@@ -80,6 +81,7 @@ def _film(experiment: RLExperiment, policy: Policy, request: EvaluationRequest) 
     encode = observation_encoder(env.observation_space) or (lambda observation: observation)
     decode = action_decoder(env.action_space)
     rng = None if request.deterministic else np.random.default_rng((request.seed, STREAM))
+    policy.forget()
     fps = int(env.metadata.get("render_fps") or 30)
     try:
         observation, _ = env.reset(seed=EpisodeSeeds((request.seed, STREAM)).seed(0, 0))

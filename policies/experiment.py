@@ -24,9 +24,25 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 class NetworkSettings(Section):
     """Policy and critics: multilayer perceptrons of one shape, no weights shared."""
 
+    kind: Literal["mlp"] = "mlp"
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
     initial_log_std: Annotated[float, Field(description="of a Gaussian policy, the same in every dimension")] = -0.5
+
+
+class LSTMSettings(Section):
+    """A recurrent policy, and recurrent critics that share everything but their heads; learned over sequences."""
+
+    kind: Literal["lstm"] = "lstm"
+    hidden_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Field(description="layers between observation and LSTM; may be none")
+    ] = (64,)
+    activation: Literal["tanh", "relu"] = "tanh"
+    units: Annotated[int, Field(ge=1, description="of the LSTM")] = 64
+    sequence_length: Annotated[
+        int, Field(ge=1, description="steps that gradients go back; divides each environment's share of the batch")
+    ] = 50
+    initial_log_std: Annotated[float, Field(description="as of mlp")] = -0.5
 
 
 class AdvantageSettings(Section):
@@ -41,6 +57,10 @@ class AdvantageSettings(Section):
         Field(description="reward advantages: mean 0 and deviation 1, mean 0, as is"),
     ] = "standardize"
     cost: Annotated[Literal["standardize", "center", "none"], Field(description="cost advantages, likewise")] = "center"
+    reward_scale: Annotated[
+        float,
+        Field(gt=0, description="times the reward is what is learned from; returns are reported as they are"),
+    ] = 1.0
 
 
 class PPOSettings(Section):
@@ -265,12 +285,18 @@ class LearnerSettings(Section):
 class RLExperiment(Experiment):
     """A reinforcement-learning experiment; `steps` counts environment steps."""
 
-    SHORTHAND: ClassVar[dict[str, str]] = {"env": "id", "update": "kind", "constraint": "kind", "bonus": "kind"}
+    SHORTHAND: ClassVar[dict[str, str]] = {
+        "env": "id",
+        "update": "kind",
+        "constraint": "kind",
+        "bonus": "kind",
+        "network": "kind",
+    }
 
     steps: Annotated[int, Field(gt=0, description="environment steps in total")] = 1_000_000
     env: Annotated[EnvironmentSettings, Field(description="the environment, e.g. --env CartPole-v1")]
     rollout: RolloutSettings = RolloutSettings()
-    network: NetworkSettings = NetworkSettings()
+    network: Annotated[NetworkSettings | LSTMSettings, Field(discriminator="kind")] = NetworkSettings()
     advantage: AdvantageSettings = AdvantageSettings()
     update: Annotated[PPOSettings | TRPOSettings | CPOSettings | CustomUpdateSettings, Field(discriminator="kind")] = (
         PPOSettings()
@@ -305,6 +331,24 @@ class RLExperiment(Experiment):
         if dynamics.likelihood == "auto":
             resolved = dynamics.model_copy(update={"likelihood": "bits" if ram else "gaussian"})
             object.__setattr__(self, "bonus", self.bonus.model_copy(update={"dynamics": resolved}))
+        return self
+
+    @model_validator(mode="after")
+    def _sequences_fill_the_batch(self) -> RLExperiment:
+        if not isinstance(self.network, LSTMSettings):
+            return self
+        rollout, length = self.rollout, self.network.sequence_length
+        environments = max(1, rollout.env_runners) * rollout.envs_per_runner
+        if rollout.batch_size % (environments * length):
+            raise ValueError(
+                f"rollout.batch_size: expected a multiple of {environments * length:,} ({environments} environments x "
+                f"network.sequence_length {length}), got {rollout.batch_size}"
+            )
+        if not isinstance(self.bonus, NoBonus):
+            raise ValueError(
+                "bonus.kind: expected 'none', the only one that network.kind 'lstm' works with, "
+                f"got {self.bonus.kind!r}"
+            )
         return self
 
     @model_validator(mode="after")

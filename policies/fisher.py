@@ -27,6 +27,7 @@ from quadriga.policies import distributions
 from quadriga.policies.batch import Array
 from quadriga.policies.module import ActorCriticModule
 from quadriga.policies.networks import MLP
+from quadriga.policies.recurrent import Memory
 
 BLOCK_ROWS = 512
 """Rows at a time on a CPU: two layers of 64 units are 0.5 MB, which a second-level cache holds."""
@@ -35,7 +36,7 @@ BLOCK_ROWS = 512
 class Fisher(Protocol):
     """The curvature of the policy at the parameters that it had when `linearize` was called."""
 
-    def linearize(self, observations: Array) -> None:
+    def linearize(self, observations: Array, memory: Memory | None = None) -> None:
         """Prepares for products over the rows of normalized observations [B, obs_dim]."""
 
     def product(self, vector: np.ndarray) -> np.ndarray:
@@ -55,10 +56,11 @@ class AutogradFisher:
         self._parameters = module.policy_parameters()
         self._slope: torch.Tensor = torch.zeros(0)
 
-    def linearize(self, observations: Array) -> None:
+    def linearize(self, observations: Array, memory: Memory | None = None) -> None:
         """See `Fisher`."""
         module = self.module
-        inputs = module.distribution_inputs(torch.as_tensor(observations))
+        memory = None if memory is None else Memory(*map(torch.as_tensor, memory))
+        inputs = module.distribution_inputs(torch.as_tensor(observations), memory)
         old_log_std = None if module.log_std is None else module.log_std.detach()
         kl = distributions.kl_divergence(inputs.detach(), old_log_std, inputs, module.log_std).sum()
         gradients = torch.autograd.grad(kl, self._parameters, create_graph=True)
@@ -114,7 +116,7 @@ class NetworkFisher(abc.ABC):
     def _array(self, tensor: torch.Tensor) -> Array:
         return tensor.detach().numpy() if self.xp is np else tensor.detach()
 
-    def linearize(self, observations: Array) -> None:
+    def linearize(self, observations: Array, memory: Memory | None = None) -> None:
         """See `Fisher`."""
         self._rows = len(observations)
         step = self.block_rows or max(1, self._rows)

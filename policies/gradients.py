@@ -36,8 +36,8 @@ class Gradients(Protocol):
         Returns the log-ratios [B] and which ratios were clipped bool [B].
         """
 
-    def inputs(self, observations: Array) -> Array:
-        """Means or logits [B, dist_dim] of normalized observations, without a gradient."""
+    def inputs(self, batch: UpdateBatch) -> Array:
+        """Means or logits [B, dist_dim] of a batch's rows, without a gradient."""
 
     def critics(self, batch: UpdateBatch, total: int) -> Array:
         """Gradient of `0.5 sum (V - target)^2 / total`; returns the summed squared errors [K]."""
@@ -55,7 +55,7 @@ class Autograd:
         """See `Gradients`."""
         batch, module = batch.tensors(), self.module
         _zero(self._policy_parameters)
-        inputs = module.distribution_inputs(batch.observations)
+        inputs = module.distribution_inputs(batch.observations, batch.memory)
         log_ratio = distributions.log_probs(inputs, module.log_std, batch.actions) - batch.log_probs
         ratio = log_ratio.exp()
         unclipped = ratio * batch.advantages
@@ -67,15 +67,16 @@ class Autograd:
         return log_ratio.detach(), (surrogate < unclipped).detach()
 
     @torch.no_grad()
-    def inputs(self, observations: Array) -> Array:
+    def inputs(self, batch: UpdateBatch) -> Array:
         """See `Gradients`."""
-        return self.module.distribution_inputs(torch.as_tensor(observations))
+        batch = batch.tensors()
+        return self.module.distribution_inputs(batch.observations, batch.memory)
 
     def critics(self, batch: UpdateBatch, total: int) -> Array:
         """See `Gradients`."""
         batch = batch.tensors()
         _zero(self._critic_parameters)
-        errors = (self.module.values(batch.observations) - batch.value_targets).square().sum(-1)
+        errors = (self.module.values(batch.observations, batch.memory) - batch.value_targets).square().sum(-1)
         (0.5 * errors.sum() / total).backward()
         return errors.detach()
 
@@ -92,6 +93,7 @@ class WrittenOut:
     def __init__(self, module: ActorCriticModule) -> None:
         on_cpu = next(module.parameters()).device.type == "cpu"
         self.xp: ModuleType = np if on_cpu else torch
+        assert isinstance(module.policy, MLP) and isinstance(module.critics, MLP)
         self.policy_network = Backward(module.policy, self.xp)
         self.critic_network = Backward(module.critics, self.xp)
         self.log_std: Array = None if module.log_std is None else _data(module.log_std, self.xp)
@@ -137,9 +139,9 @@ class WrittenOut:
         self.policy_network.backward(gradient)
         return log_ratio, clipped
 
-    def inputs(self, observations: Array) -> Array:
+    def inputs(self, batch: UpdateBatch) -> Array:
         """See `Gradients`."""
-        return self.policy_network.forward(observations)
+        return self.policy_network.forward(batch.observations)
 
     def critics(self, batch: UpdateBatch, total: int) -> Array:
         """See `Gradients`."""

@@ -32,6 +32,7 @@ from quadriga.policies.gradients import Autograd, Gradients, WrittenOut
 from quadriga.policies.module import ActorCriticModule
 from quadriga.policies.networks import MLP
 from quadriga.policies.objective import Objective
+from quadriga.policies.recurrent import Memory
 from quadriga.policies.update_rules import update_rule
 
 logger = logging.getLogger("quadriga")
@@ -52,7 +53,7 @@ class ColumnLearner(TorchLearner):
         bonus, module = self.experiment.bonus, self.actor_critic
         if isinstance(bonus, NoBonus):
             return None
-        actions = module.policy.biases[-1].shape[-1]
+        actions = module.dist_dim
         fit = DynamicsFit(
             bonus.dynamics,
             dim=module.normalizer.mean.numel(),
@@ -163,6 +164,7 @@ class ColumnLearner(TorchLearner):
             columns.distributions,
             standardized[0],
             columns.value_targets,
+            memory=None if columns.resets is None else Memory(columns.resets, columns.initial_states),
         )
         if objective.cost_scale is not None:
             objective = self._rescaled(objective, batch, standardized, context)
@@ -222,10 +224,10 @@ class ColumnLearner(TorchLearner):
         total = int(context.sum([float(len(batch))])[0])
         norms = []
         for name in (REWARD, COST):
-            part = replace(batch, advantages=advantages[names.index(name)]).tensors()
-            inputs = self.actor_critic.distribution_inputs(part.observations.to(self._device))
-            log_probs = distributions.log_probs(inputs, self.actor_critic.log_std, part.actions.to(self._device))
-            surrogate = (log_probs * part.advantages.to(self._device)).sum() / total
+            part = replace(batch, advantages=advantages[names.index(name)]).to(self._device).tensors()
+            inputs = self.actor_critic.distribution_inputs(part.observations, part.memory)
+            log_probs = distributions.log_probs(inputs, self.actor_critic.log_std, part.actions)
+            surrogate = (log_probs * part.advantages).sum() / total
             gradients = torch.autograd.grad(surrogate, self.actor_critic.policy_parameters())
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).double().cpu().numpy()
             norms.append(float(np.linalg.norm(context.sum(flat))))
@@ -235,8 +237,7 @@ class ColumnLearner(TorchLearner):
         """A batch without rows, for a learner whose share was lost with its runner."""
         module = self.actor_critic
         obs_dim = module.normalizer.mean.numel()
-        dist_dim = module.policy.biases[-1].shape[-1]
-        streams = module.critics.biases[-1].shape[0]
+        dist_dim, streams = module.dist_dim, module.streams
         empty, bonus = np.empty, self.intrinsic is not None
         actions = empty((0,), np.int64) if module.discrete else empty((0, dist_dim), np.float32)
         return ColumnBatch(
@@ -250,6 +251,8 @@ class ColumnLearner(TorchLearner):
             empty((0,), np.float32) if bonus else None,
             empty((0, obs_dim), np.float32) if bonus else None,
             empty((0, obs_dim), np.float32) if bonus else None,
+            empty((0,), bool) if module.state_dim else None,
+            empty((0, module.state_dim), np.float32) if module.state_dim else None,
         )
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quadriga.platform.lines import EvaluationRequest, Line, Trainer
+from quadriga.platform import placement
+from quadriga.platform.lines import Demand, EvaluationRequest, Line, Trainer
 from quadriga.policies.benchmarks import BENCHMARKS
 from quadriga.policies.experiment import CustomUpdateSettings, NoConstraint, RLExperiment
 from quadriga.policies.presets import PRESETS
@@ -33,6 +34,14 @@ def _check(experiment: RLExperiment) -> None:
 def _cpus(experiment: RLExperiment) -> int:
     learner = experiment.learner
     return 1 + experiment.rollout.env_runners + learner.learners * learner.threads
+
+
+def _demands(experiment: RLExperiment) -> Sequence[Demand]:
+    learner = experiment.learner
+    return [
+        Demand(experiment.rollout.env_runners, role=placement.ROLLOUTS),
+        Demand(learner.learners, learner.threads, learner.gpus_per_learner, placement.LEARNERS),
+    ]
 
 
 def _evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationRequest) -> Mapping[str, Sequence[float]]:
@@ -105,6 +114,7 @@ LINE = Line(
     },
     benchmarks=BENCHMARKS,
     cpus=_cpus,
+    demands=_demands,
     check=_check,
     policy=_policy,
     export=_export,

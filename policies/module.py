@@ -20,6 +20,7 @@ from torch import nn
 from quadriga.platform.rollouts.actors import OBSERVATION_CLIP
 from quadriga.platform.statistics import RunningMoments
 from quadriga.policies.networks import MLP
+from quadriga.policies.recurrent import Memory, RecurrentNetwork
 
 CONSTANT = 1e-4
 """Deviation up to which an input counts as constant."""
@@ -70,7 +71,8 @@ class Normalizer(nn.Module):
 class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
     """The policy and its critics.
 
-    `model_config`: `hidden_sizes`, `activation`, `initial_log_std`, `streams` (critics), `shrink_observations`.
+    `model_config`: `hidden_sizes`, `activation`, `initial_log_std`, `streams` (critics), `shrink_observations`;
+    of a recurrent network also `units` of the LSTM. Its critics are heads of one network.
     """
 
     def setup(self) -> None:
@@ -81,28 +83,50 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
         dist_dim = int(self.action_space.n) if self.discrete else int(np.prod(self.action_space.shape))
         hidden = list(config["hidden_sizes"])
         self.normalizer = Normalizer(obs_dim, shrink=config.get("shrink_observations", False))
-        self.policy = MLP([obs_dim, *hidden, dist_dim], config["activation"], final_gain=0.01)
+        self.policy: MLP | RecurrentNetwork
+        self.critics: MLP | RecurrentNetwork
         # Critics begin at exactly 0: without any reward advantages are 0 then, and not noise that is standardized.
-        self.critics = MLP([obs_dim, *hidden, 1], config["activation"], final_gain=0.0, stack=config["streams"])
+        self.units, self.dist_dim, self.streams = config.get("units"), dist_dim, config["streams"]
+        if self.units is not None:
+            sizes, activation = [obs_dim, *hidden], config["activation"]
+            self.policy = RecurrentNetwork(sizes, self.units, dist_dim, activation, final_gain=0.01)
+            self.critics = RecurrentNetwork(sizes, self.units, self.streams, activation, final_gain=0.0)
+        else:
+            self._build_perceptrons(obs_dim, hidden, dist_dim, config)
         self.log_std = (
             None if self.discrete else nn.Parameter(torch.full((dist_dim,), float(config["initial_log_std"])))
         )
+
+    def _build_perceptrons(self, obs_dim: int, hidden: list[int], dist_dim: int, config: Mapping[str, Any]) -> None:
+        self.policy = MLP([obs_dim, *hidden, dist_dim], config["activation"], final_gain=0.01)
+        self.critics = MLP([obs_dim, *hidden, 1], config["activation"], final_gain=0.0, stack=config["streams"])
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """What the update rule changes."""
         return [*self.policy.parameters(), *([] if self.log_std is None else [self.log_std])]
 
-    def distribution_inputs(self, observations: torch.Tensor) -> torch.Tensor:
-        """Means or logits [B, dist_dim] of normalized observations."""
-        return self.policy(observations)
+    @property
+    def state_dim(self) -> int:
+        """Numbers that a recurrent network remembers; 0 of another."""
+        return 4 * self.units if self.units is not None else 0
 
-    def values(self, observations: torch.Tensor) -> torch.Tensor:
-        """Values [K, B] of normalized observations."""
-        return self.critics(observations)[..., 0]
+    def distribution_inputs(self, observations: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
+        """Means or logits [B, dist_dim] of normalized observations; a recurrent policy needs their `memory`."""
+        if memory is None:
+            return self.policy(observations)
+        return self.policy(observations, memory.resets, memory.states[:, : self.state_dim // 2])
+
+    def values(self, observations: torch.Tensor, memory: Memory | None = None) -> torch.Tensor:
+        """Values [K, B] of normalized observations, likewise."""
+        if memory is None:
+            return self.critics(observations)[..., 0]
+        return self.critics(observations, memory.resets, memory.states[:, self.state_dim // 2 :]).T
 
     # RLlib's interface, on raw observations.
 
     def _forward(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        if self.units is not None:
+            raise NotImplementedError("a recurrent policy acts through quadriga.policies.policy, which keeps its state")
         inputs = self.policy(self.normalizer(batch[Columns.OBS]))
         if self.log_std is not None:
             inputs = torch.cat([inputs, self.log_std.expand_as(inputs)], dim=-1)

@@ -109,12 +109,13 @@ class TrustRegion:
         module, flat = context.module, context.policy.flat
         self._old_log_std = None if module.log_std is None else module.log_std.detach().clone()
         self._old_parameters = flat.vector.detach().clone()
-        observations = batch.observations
+        drawn = batch
         if settings.fisher_fraction < 1.0:
-            count = math.ceil(settings.fisher_fraction * len(batch))
-            observations = observations[np.sort(context.rng.permutation(len(batch))[:count])]
-        self._fisher_size = float(context.sum([float(len(observations))])[0])
-        context.fisher.linearize(observations)
+            units = len(batch) // batch.unit
+            count = math.ceil(settings.fisher_fraction * units)
+            drawn = batch.take(np.sort(context.rng.permutation(units)[:count]))
+        self._fisher_size = float(context.sum([float(len(drawn))])[0])
+        context.fisher.linearize(drawn.observations, drawn.memory)
 
     def gradient(self, advantages: Array) -> np.ndarray:
         """Gradient of the surrogate `mean(r A)` at the acting policy, for advantages [B]."""
@@ -165,7 +166,7 @@ class TrustRegion:
     def _trial(self) -> Trial:
         """The policy in the module's parameters."""
         module, batch = self.context.module, self.batch.tensors()
-        inputs = torch.as_tensor(self.context.gradients.inputs(self.batch.observations))
+        inputs = torch.as_tensor(self.context.gradients.inputs(self.batch))
         # (r - 1) A is what r A gains on A.
         growth = (distributions.log_probs(inputs, module.log_std, batch.actions) - batch.log_probs).expm1()
         terms = [

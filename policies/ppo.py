@@ -30,7 +30,7 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: PPOSettings) ->
         context: parameters, optimizers, gradients and the sums over learners.
         settings: of the update.
     """
-    totals = minibatch_totals(len(batch), settings.minibatch_size, context.sum)
+    totals = minibatch_totals(batch, settings.minibatch_size, context.sum)
     size = int(totals.sum())
     old_log_std = None if context.module.log_std is None else context.module.log_std.detach().clone()
     policy_moves, policy_epochs = True, 0

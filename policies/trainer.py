@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from quadriga.platform.environments.registry import make_vector_env
 from quadriga.platform.runtime import quiet_core
@@ -31,10 +32,11 @@ class RLTrainer:
         with quiet_core():
             self.algorithm: PolicyOptimization = config.build_algo()
 
-    def train_iteration(self) -> dict[str, float]:
+    def train_iteration(self) -> dict[str, Any]:
         """One iteration; see `PolicyOptimization.training_step`."""
         self.algorithm.train()
-        return dict(self.algorithm.last_metrics)
+        visits = self.algorithm.last_visits
+        return {**self.algorithm.last_metrics, **({} if visits is None else {"visits": visits.encode()})}
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...] | None:
         """Within the cost limit first, then by return."""

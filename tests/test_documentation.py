@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from quadriga.platform import experiment as experiments
-from quadriga.platform import training
+from quadriga.platform import search, training
 from quadriga.platform.cli import _plugins, app, run
 from quadriga.platform.environments.registry import list_environments
 from quadriga.platform.errors import UserError
@@ -138,11 +138,17 @@ def test_every_experiment_on_a_page_is_valid(page, text):
 @pytest.mark.parametrize("path", EXAMPLES, ids=name)
 def test_every_example_is_valid_and_says_what_it_is_and_how_to_run_it(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    experiment = experiments.load(name(path))
+    searched = "search" in experiments.read_document(name(path))
+    if searched:
+        fields, settings = search.load(name(path))
+        experiment = search.experiment_at(fields, search.check(fields, settings)[0])
+    else:
+        experiment = experiments.load(name(path))
     assert not hasattr(experiment, "env") or experiment.env.id in environments()
     assert path.read_text(encoding="utf-8").startswith("# ")
     header = examples_in_header(path)
-    assert ["train", name(path)] in header or ["meta", "train", name(path)] in header
+    begins = [["tune", name(path)]] if searched else [["train", name(path)], ["meta", "train", name(path)]]
+    assert any(words in header for words in begins)
     for words in header:
         check(words, monkeypatch)
 

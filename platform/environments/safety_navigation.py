@@ -19,6 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from quadriga.platform.environments.native import Failed, NativeVectorEnv
+from quadriga.platform.environments.planes import Plane
 from quadriga.platform.environments.safety_layout import LayoutSampler, NoPlace
 from quadriga.platform.environments.safety_lidar import NUM_BINS, lidar
 from quadriga.platform.environments.safety_model import TaskModel, task_model
@@ -33,6 +34,9 @@ from quadriga.platform.environments.safety_tasks import (
     Task,
 )
 from quadriga.platform.environments.seeds import EpisodeSeeds
+
+BEYOND = 0.5
+"""How far outside of the square where things are placed a robot's place is told apart, in meters."""
 
 
 class StartingCost(RuntimeError):
@@ -92,6 +96,8 @@ class SafetyNavigationEnv(NativeVectorEnv):
             autoreset=autoreset,
         )
         self.task = task
+        reach = task.extent + BEYOND
+        self.plane = Plane(("x", "y"), (-reach, -reach), (reach, reach))
         self._read_task(task)
         joints = template.actuator_trnid[:, 0]
         self._noisy_joints = template.jnt_qposadr[joints].tolist() if task.agent == "Ant" else []
@@ -123,6 +129,10 @@ class SafetyNavigationEnv(NativeVectorEnv):
         self._lidars = np.repeat(np.arange(len(task.obstacles)), [obstacle.num for obstacle in task.obstacles])
         button = task.obstacle("button")
         self._buttons_cost = button is not None and button.costly
+
+    def in_plane(self) -> NDArray[np.float64]:
+        """As `ColumnVectorEnv.in_plane`: of the robots, in meters."""
+        return self._simulations.agents
 
     @property
     def costs(self) -> NDArray[np.float32]:

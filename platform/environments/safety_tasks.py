@@ -127,7 +127,7 @@ _TASKS: dict[str, tuple[float, tuple[Obstacle, ...]]] = {
     "Push2": (2.0, (_goal(), _hazards(4, size=0.3), _pillars(4, costly=True), _box())),
 }
 _IDS = re.compile(rf"Safety({'|'.join(AGENTS)})({'|'.join(_TASKS)})-v0")
-_WITH_LIDARS = re.compile(rf"Safety({'|'.join(AGENTS)})(Goal|Button|Push|Circle|Run)\d-v0")
+_WITH_LIDARS = re.compile(rf"(Sparse)?Safety({'|'.join(AGENTS)})(Goal|Button|Push|Circle|Run)\d-v0")
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Task:
 
 
 def has_lidars(id: str) -> bool:
-    """Whether `id` is one of Safety-Gymnasium's navigation tasks, whose observations are lidars mostly."""
+    """Whether `id` is one of Safety-Gymnasium's navigation tasks or their sparse ones, which see by lidars mostly."""
     return _WITH_LIDARS.fullmatch(id) is not None
 
 

@@ -16,6 +16,7 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
 from quadriga.platform.environments.native import Failed, NativeVectorEnv
+from quadriga.platform.environments.planes import Plane
 from quadriga.platform.environments.seeds import EpisodeSeeds
 
 MAX_STEPS = 500
@@ -108,6 +109,11 @@ class SparseMountainCarEnv(_StateSpaceEnv):
 
     def __init__(self, num_envs: int, **kwargs: Any) -> None:
         super().__init__(num_envs, np.array([1.2, self.MAX_SPEED]), 1.0, **kwargs)
+        self.plane = Plane(("position", "velocity"), (self.LEFT, -self.MAX_SPEED), (self.RIGHT, self.MAX_SPEED))
+
+    def in_plane(self) -> Array:
+        """As `ColumnVectorEnv.in_plane`."""
+        return self.exact_observations
 
     def _move(self, state: Array, force: Array) -> None:
         position, velocity = state[:, 0], state[:, 1]

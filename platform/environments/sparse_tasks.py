@@ -37,6 +37,15 @@ SPARSE_TASKS: dict[str, SparseTask] = {
     "SwimmerGather-v0": SparseTask(
         "sparse locomotion", "1 an apple, -1 a bomb; at most 500 steps", "sparse_locomotion:SwimmerGatherEnv"
     ),
+    **{
+        f"SparseSafety{agent}Goal{level}-v0": SparseTask(
+            "sparse safety",
+            f"{agent}: 1 a goal reached; at most 1,000 steps, reports a cost",
+            "sparse_safety:SparseGoalEnv",
+        )
+        for agent in ("Point", "Car")
+        for level in range(3)
+    },
     "FreewayRam-v0": SparseTask(
         "atari ram", "1 a crossing; at most 7,000 steps of 4 frames", "atari_ram:FreewayRamEnv"
     ),

@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from quadriga.platform.environments.planes import Plane
 from quadriga.platform.environments.seeds import EpisodeSeeds
 from quadriga.platform.errors import TrainingStopped
 
@@ -107,6 +108,7 @@ class ColumnVectorEnv(gymnasium.vector.VectorEnv, abc.ABC):
     Attributes:
         num_envs: N.
         single_observation_space: Box float32 `[obs_dim]`; nested observations are flattened.
+        plane: of tasks whose place is two numbers; else `None`.
         single_action_space: Box float32 `[act_dim]` with the environment's bounds, or Discrete counted from 0.
         episode_seeds: if given, the seed of every episode, the first and the automatic ones included.
     """
@@ -115,6 +117,7 @@ class ColumnVectorEnv(gymnasium.vector.VectorEnv, abc.ABC):
     single_observation_space: spaces.Box
     single_action_space: spaces.Box | spaces.Discrete
     episode_seeds: EpisodeSeeds | None
+    plane: Plane | None = None
 
     def __init__(
         self,
@@ -130,6 +133,10 @@ class ColumnVectorEnv(gymnasium.vector.VectorEnv, abc.ABC):
         self.action_space = batch_space(action_space, num_envs)
         self.episode_seeds = episode_seeds
         _stop_mujoco_clock()
+
+    def in_plane(self) -> NDArray:
+        """Where each environment stands in `plane` now, `[N, 2]` (further columns are left out); only with a plane."""
+        raise NotImplementedError(f"{type(self).__name__} has no plane")
 
     @abc.abstractmethod
     def reset(

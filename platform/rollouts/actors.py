@@ -20,7 +20,7 @@ def _relu(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0.0, out=out)
 
 
-_ACTIVATIONS: dict[str, Callable[..., np.ndarray]] = {"tanh": np.tanh, "relu": _relu}
+ACTIVATIONS: dict[str, Callable[..., np.ndarray]] = {"tanh": np.tanh, "relu": _relu}
 
 
 class NumpyMLP:
@@ -28,7 +28,7 @@ class NumpyMLP:
 
     def __init__(self, weights: Sequence[np.ndarray], biases: Sequence[np.ndarray], activation: str) -> None:
         self.weights, self.biases = list(weights), list(biases)
-        self._activate = _ACTIVATIONS[activation]
+        self._activate = ACTIVATIONS[activation]
         self._buffers: list[np.ndarray] = []
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -89,14 +89,16 @@ class Actor:
 
     def __init__(self, weights: Mapping[str, np.ndarray], *, activation: str, discrete: bool) -> None:
         self.discrete = discrete
-        self.policy = mlp_from_weights(weights, "policy", activation)
-        self.critics = mlp_from_weights(weights, "critics", activation)
+        self.policy, self.critics = self._networks(weights, activation)
         self.mean = np.asarray(weights["normalizer.mean"], np.float32)
         self.scale = np.asarray(weights["normalizer.scale"], np.float32)
         # A discrete policy has no deviation.
         self.log_std = np.zeros(0, np.float32) if discrete else np.asarray(weights["log_std"], np.float32)
         with np.errstate(over="ignore"):  # diverged weights are reported where they arise
             self.std = np.exp(self.log_std)
+
+    def _networks(self, weights: Mapping[str, np.ndarray], activation: str) -> tuple[NumpyMLP, NumpyMLP]:
+        return mlp_from_weights(weights, "policy", activation), mlp_from_weights(weights, "critics", activation)
 
     @property
     def dist_dim(self) -> int:

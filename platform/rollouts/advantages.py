@@ -21,6 +21,8 @@ class ValueStream:
     gae_lambda: float
     episodic: bool = True
     """Whether it ends with an episode; if not, the next episode's values and rewards count on."""
+    scale: float = 1.0
+    """What its rewards are multiplied by; the returns of episodes stay in the environment's unit."""
 
 
 def generalized_advantages(

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from quadriga.platform.environments.planes import Visits
 from quadriga.platform.environments.registry import make_vector_env
 from quadriga.platform.environments.seeds import EpisodeSeeds
 from quadriga.platform.errors import TrainingStopped
@@ -20,6 +21,7 @@ from quadriga.platform.rollouts.actors import ActionScale, Actor
 from quadriga.platform.rollouts.advantages import generalized_advantages
 from quadriga.platform.rollouts.columns import ColumnBatch, EpisodeRecords, Rollout
 from quadriga.platform.rollouts.plan import COST, INTRINSIC, REWARD, RolloutPlan
+from quadriga.platform.rollouts.recurrent import RecurrentActor, Tape
 from quadriga.platform.statistics import RunningMoments
 
 Bonus = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -48,6 +50,7 @@ class Collector:
         self._returns = np.zeros(plan.num_envs)
         self._costs = np.zeros(plan.num_envs)
         self._lengths = np.zeros(plan.num_envs, np.int64)
+        self._memory: np.ndarray | None = None
 
     def collect(self, actor: Actor, steps: int, rng: np.random.Generator, bonus: Bonus | None = None) -> Rollout:
         """`steps` steps of every environment.
@@ -78,9 +81,13 @@ class Collector:
         final_steps: list[tuple[int, int]] = []
         final_observations: list[np.ndarray] = []
         noise = actor.noise(rng, steps, num_envs)
+        plane = self.env.plane
+        places = None if plane is None else np.empty((steps, num_envs, 2))
         env_actions = np.empty((num_envs, actor.dist_dim), np.float32)
 
-        step, policy, sample, normalize = self.env.step, actor.policy, actor.sample, actor.normalize
+        tape, final_values = self._tape(actor, steps), []
+        policy = actor.policy if tape is None else tape.act
+        step, sample, normalize = self.env.step, actor.sample, actor.normalize
         raw[0] = self._observations
         normalize(raw[0], observations[0])
         for t in range(steps):
@@ -90,33 +97,44 @@ class Collector:
                 action = self._scale(action, env_actions)
             raw[t + 1], rewards[t], terminations[t], truncations[t], infos = step(action)
             costs[t] = infos["cost"]
+            if places is not None:
+                places[t] = self.env.in_plane()[:, :2]
             if (terminations[t] | truncations[t]).any():
                 ended = truncations[t] & ~terminations[t] if bonus is None else truncations[t] | terminations[t]
                 for n in np.flatnonzero(ended):
                     final_steps.append((t, int(n)))
-                    final_observations.append(infos["final_obs"][n].copy())
+                    final = infos["final_obs"][n].copy()
+                    final_observations.append(final)
+                    if tape is not None:
+                        final_values.append(tape.value(n, normalize(final, np.empty_like(final))))
             if "failed" in infos:
                 valid[t] = ~infos["failed"]
+            if tape is not None:
+                tape.forget(terminations[t] | truncations[t] | ~valid[t])
             normalize(raw[t + 1], observations[t + 1])
 
         self._observations = raw[steps]
         self._check_finite(raw, rewards, costs)
-        values = actor.values(observations.reshape(-1, obs_dim)).reshape(steps + 1, num_envs, -1)
+        if tape is None:
+            values = actor.values(observations.reshape(-1, obs_dim)).reshape(steps + 1, num_envs, -1)
+        else:
+            values, self._memory = tape.close(observations[steps]), tape.states
         next_values = values[1:].copy()
         next_raw = raw[1:] if bonus is None else raw[1:].copy()
         if final_steps:
             finals = np.stack(final_observations)
             index = tuple(np.array(final_steps).T)
-            next_values[index] = actor.values(actor.normalize(finals, np.empty_like(finals)))
+            if tape is None:
+                next_values[index] = actor.values(actor.normalize(finals, np.empty_like(finals)))
+            else:
+                next_values[index] = np.stack(final_values)
             if bonus is not None:
                 next_raw[index] = finals
         next_values[terminations] = 0.0
         next_values[..., ~self._episodic] = values[1:][..., ~self._episodic]
         values = values[:-1]
-        stream_rewards = np.stack(
-            [{REWARD: rewards, COST: costs, INTRINSIC: np.zeros_like(rewards)}[s.name] for s in self.plan.streams],
-            axis=-1,
-        )
+        columns = {REWARD: rewards, COST: costs, INTRINSIC: np.zeros_like(rewards)}
+        stream_rewards = np.stack([columns[s.name] * np.float32(s.scale) for s in self.plan.streams], axis=-1)
         dones = terminations | truncations
         if not valid.all():
             # A lost step gets advantage 0 and ends nothing before it: r := V(s), V(s') := 0.
@@ -137,15 +155,29 @@ class Collector:
         )
         if bonus is not None:
             self._add_bonus(batch, bonus, raw[:-1], next_raw, ends, valid)
+        if tape is not None:
+            batch = tape.arrange(batch, valid)
+        elif not valid.all():
+            batch = batch.rows(valid.reshape(-1))
         return Rollout(
-            shards=[batch if valid.all() else batch.rows(valid.reshape(-1))],
+            shards=[batch],
             env_steps=int(valid.sum()),
             cost_sum=float(costs[valid].sum(dtype=np.float64)),
             episodes=episodes,
+            visits=None if plane is None or places is None else Visits.count(plane, places[valid]),
             moments=RunningMoments.from_batch(raw[:-1].reshape(-1, obs_dim)) if self.plan.collect_moments else None,
             environment_failures=int((~valid).sum()),
             seconds=time.perf_counter() - started,
         )
+
+    def _tape(self, actor: Actor, steps: int) -> Tape | None:
+        """Of a policy with a memory, which goes on where the last rollout ended."""
+        if not isinstance(actor, RecurrentActor):
+            return None
+        assert self.plan.sequence_length is not None
+        if self._memory is None:
+            self._memory = actor.begin(self.plan.num_envs)
+        return Tape(actor, self._memory, steps, self.plan.sequence_length)
 
     def _add_bonus(
         self,
@@ -206,6 +238,7 @@ class Collector:
             "returns": self._returns.copy(),
             "costs": self._costs.copy(),
             "lengths": self._lengths.copy(),
+            "memory": None if self._memory is None else self._memory.copy(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -215,8 +248,12 @@ class Collector:
         fresh = self.env.set_state(state["env"])
         self._observations = self.env.observations().copy()
         self._returns, self._costs, self._lengths = (state[key].copy() for key in ("returns", "costs", "lengths"))
+        memory = state.get("memory")
+        self._memory = None if memory is None else memory.copy()
         for n in fresh:
             self._returns[n] = self._costs[n] = self._lengths[n] = 0
+            if self._memory is not None:
+                self._memory[n] = 0
 
     def close(self) -> None:
         """Closes the environments."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from quadriga.platform.environments.planes import Visits
 from quadriga.platform.statistics import RunningMoments
 
 
@@ -30,6 +31,9 @@ class ColumnBatch:
         bonus_advantages: float32 [B], their discounted sums by the discount and lambda of the stream that carries them.
         states: float32 [B, obs_dim], raw observations.
         next_states: float32 [B, obs_dim], the raw observation after the step, of the same episode.
+        resets: bool [B], an episode begins with this step; this and what follows only of a policy with a memory, whose
+            rows are `S` sequences of one length, one after the other.
+        initial_states: float32 [S, state_dim], what the networks remember at the beginning of each sequence.
     """
 
     observations: np.ndarray
@@ -42,24 +46,31 @@ class ColumnBatch:
     bonus_advantages: np.ndarray | None = None
     states: np.ndarray | None = None
     next_states: np.ndarray | None = None
+    resets: np.ndarray | None = None
+    initial_states: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.log_probs)
 
     def split(self, parts: int) -> list[ColumnBatch]:
-        """`parts` batches of nearly equal size, in order."""
+        """`parts` batches of nearly equal size, in order; sequences stay whole."""
         if parts == 1:
             return [self]
-        edges = np.linspace(0, len(self), parts + 1).astype(int)
-        return [self.rows(slice(low, high)) for low, high in itertools.pairwise(edges)]
+        length = sequence_length(len(self), self.initial_states)
+        edges = np.linspace(0, len(self) // length, parts + 1).astype(int)
+        batches = [self.rows(slice(low * length, high * length)) for low, high in itertools.pairwise(edges)]
+        if self.initial_states is not None:
+            for batch, (low, high) in zip(batches, itertools.pairwise(edges), strict=True):
+                batch.initial_states = np.ascontiguousarray(self.initial_states[low:high])
+        return batches
 
     def rows(self, index: slice | np.ndarray) -> ColumnBatch:
-        """The steps that `index` selects."""
+        """The steps that `index` selects; what was remembered before them is not among their columns."""
         return ColumnBatch(
             **{
                 name: np.ascontiguousarray(_select(name, column, index))
                 for name in _NAMES
-                if (column := getattr(self, name)) is not None
+                if name != "initial_states" and (column := getattr(self, name)) is not None
             }
         )
 
@@ -73,6 +84,11 @@ class ColumnBatch:
                 if getattr(batches[0], name) is not None
             }
         )
+
+
+def sequence_length(rows: int, initial_states: np.ndarray | None) -> int:
+    """Rows that stay together: the length of a sequence; 1 of a policy without a memory, and without rows."""
+    return rows // len(initial_states) if initial_states is not None and len(initial_states) else 1
 
 
 _STREAMED = ("advantages", "value_targets")
@@ -118,6 +134,7 @@ class Rollout:
         env_steps: environment steps taken (steps that a raising environment lost are not among them).
         cost_sum: cost over these steps.
         episodes: the episodes that ended.
+        visits: where the environments went, of tasks with a plane.
         moments: of the raw observations, for the shared normalizer; `None` if it is off.
         environment_failures: environments that raised and were built anew.
         seconds: wall time of the request in the runner.
@@ -129,6 +146,7 @@ class Rollout:
     cost_sum: float
     episodes: EpisodeRecords
     moments: RunningMoments | None
+    visits: Visits | None = None
     environment_failures: int = 0
     seconds: float = 0.0
     error: str | None = None

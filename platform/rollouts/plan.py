@@ -49,6 +49,7 @@ class RolloutPlan:
         collect_moments: whether to measure observations for the normalizer.
         bonus: the intrinsic reward, if there is one. The stream `INTRINSIC` carries it if it is among `streams`, else
             the reward's.
+        sequence_length: steps of a sequence, of a policy with a memory; else `None`.
     """
 
     env: EnvironmentSettings
@@ -58,3 +59,4 @@ class RolloutPlan:
     activation: str
     collect_moments: bool
     bonus: BonusPlan | None = None
+    sequence_length: int | None = None

@@ -21,10 +21,10 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.checkpoints import Checkpointable
 
 from quadriga.platform.errors import UserError
-from quadriga.platform.rollouts.actors import Actor
 from quadriga.platform.rollouts.collector import Bonus, Collector
 from quadriga.platform.rollouts.columns import EpisodeRecords, Rollout
 from quadriga.platform.rollouts.plan import RolloutPlan
+from quadriga.platform.rollouts.recurrent import make_actor
 
 
 class ColumnEnvRunner(EnvRunner, Checkpointable):
@@ -67,7 +67,7 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
                 weights = ray.get(weights)
             if self.collector is None:
                 self.collector = Collector(self.plan, (self.plan.seed, self.index, iteration))
-            actor = Actor(weights, activation=self.plan.activation, discrete=self.collector.discrete)
+            actor = make_actor(weights, activation=self.plan.activation, discrete=self.collector.discrete)
             rng = np.random.default_rng((self.plan.seed, self.index, iteration, request))
             rollout = self.collector.collect(actor, steps, rng, self._bonus(weights))
         except Exception as error:

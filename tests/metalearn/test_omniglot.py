@@ -142,23 +142,6 @@ def test_the_data_root_is_the_flag_s_then_the_variable_s(monkeypatch, tmp_path):
     assert data_root.resolve(None) == tmp_path / "variable"
 
 
-def test_a_download_without_a_network_is_one_clear_line(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"cannot download http://127\.0\.0\.1:9/a\.zip"):
-        data_root.fetch("http://127.0.0.1:9/a.zip", tmp_path / "a.zip", "0")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_download_is_checked_before_it_appears(tmp_path):
-    source = tmp_path / "source"
-    source.write_bytes(b"bytes")
-    right = data_root.md5(source)
-    with pytest.raises(UserError, match="is corrupt"):
-        data_root.fetch(source.as_uri(), tmp_path / "target", "0" * 32)
-    assert not (tmp_path / "target").exists()
-    data_root.fetch(source.as_uri(), tmp_path / "target", right)
-    assert (tmp_path / "target").read_bytes() == b"bytes"
-
-
 def test_training_tasks_turn_characters_and_test_tasks_do_not(cache, drawings):
     tasks = omniglot.tasks(cache.parent.parent, ways=20)
     train, test = (set(part) for part in omniglot.split(1623, 1200, 0))

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 
+from quadriga.metalearn import pools
 from quadriga.metalearn.pools import LocalPool, RayPool
 from quadriga.metalearn.runner import SequentialRunner, Trial
 from quadriga.metalearn.trainer import initial_weights, trial
@@ -63,16 +64,23 @@ def test_results_do_not_depend_on_the_number_of_workers(make_experiment):
             assert int(state["steps"]) == int(alone["steps"]) == 15
 
 
-def test_a_killed_worker_s_slice_is_learned_again(make_experiment, kill_actor):
+@pytest.mark.parametrize("keep_every", [2, 20])
+def test_a_killed_worker_s_slice_is_learned_again(make_experiment, kill_actor, monkeypatch, keep_every):
+    monkeypatch.setattr(pools, "KEEP_EVERY", keep_every)
     experiment = experiment_of(make_experiment)
     phi = initial_weights(experiment, SequentialRunner(experiment).distribution)
-    expected, _ = advance(LocalPool(experiment), experiment, range(4), phi)
+    alone = LocalPool(experiment)
+    expected, _ = advance(alone, experiment, range(5), phi)
     pool = start(RayPool, experiment, {"workers": 2})
-    first, phi = advance(pool, experiment, range(2), phi)
+    first, phi = advance(pool, experiment, range(3), phi)
     kill_actor(pool._workers[1])
-    rest, _ = advance(pool, experiment, range(2, 4), phi)
-    assert pool.restarts == 1
+    rest, _ = advance(pool, experiment, range(3, 5), phi)
+    kill_actor(pool._workers[0])
+    states = pool.states()
+    assert pool.restarts == 2
     np.testing.assert_array_equal(np.stack(first + rest), np.stack(expected))
+    for state, known in zip(states, alone.states(), strict=True):
+        np.testing.assert_array_equal(state["square"], known["square"])
     pool.stop()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import hypothesis
 import pytest
+import walk_site
 from pydantic import Field, model_validator
 
 from quadriga.platform import lines
@@ -167,10 +167,5 @@ def walk_line(monkeypatch: pytest.MonkeyPatch) -> Line:
 @pytest.fixture
 def walk_package(tmp_path: Path) -> dict[str, str]:
     """An environment for subprocesses in which the line of `walk_line.py` is installed, by its entry point."""
-    site = tmp_path / "site"
-    info = site / "walk-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: walk\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[quadriga.lines]\nwalk = walk_line:LINE\n")
-    shutil.copy(Path(__file__).with_name("walk_line.py"), site)
+    site = walk_site.install(tmp_path / "site")
     return {**os.environ, "PYTHONPATH": str(site)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from quadriga.platform.benchmark import choose_variants, grid
 from quadriga.platform.environments.registry import list_environments
+from quadriga.platform.experiment import flattened
 from quadriga.policies.benchmarks import BENCHMARKS, normalise, unconstrained
 from quadriga.policies.line import LINE
 
@@ -29,6 +31,24 @@ def test_every_algorithm_of_the_suites_is_an_experiment_with_the_same_batches():
     ]  # fmt: skip
     assert {trial.experiment.rollout.batch_size for trial in trials} == {8000}
     assert {trial.experiment.constraint.cost_limit for trial in trials if trial.variant not in ("ppo", "trpo")} == {25}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS["pid-paper"].suites)
+def test_every_experiment_of_the_pid_paper_varies_what_its_curve_is_drawn_against(name):
+    benchmark = BENCHMARKS["pid-paper"]
+    suite = benchmark.suites[name]
+    trials = grid(LINE, benchmark, choose_variants(LINE, suite, []), suite.tasks, [0], 1000)
+    fields = [flattened(trial.experiment.model_dump(mode="json")) for trial in trials]
+    differing = {key for key in fields[0] if len({repr(each[key]) for each in fields}) > 1} - {"name"}
+    others = {"gains": {"constraint.kp"}, "reward-scale": {"constraint.reward_scale_invariance"}}.get(name, set())
+    assert differing == {suite.axis} | others
+    assert len({repr([each[key] for key in sorted(differing)]) for each in fields}) == len(trials)
+    assert len({trial.name for trial in trials}) == len(trials)
+
+
+def test_the_violation_is_the_mean_excess_over_all_iterations():
+    columns = {"episode_cost_mean": np.array([np.nan, 20.0, 35.0, 45.0])}
+    assert BENCHMARKS["pid-paper"].measures["violation"].of(columns, "env_steps") == 10
 
 
 def test_metrics_are_normalised_by_unconstrained_ppo():

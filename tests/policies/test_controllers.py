@@ -3,9 +3,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from quadriga.policies.controllers import Controller, LagrangianController, PIDController
@@ -91,6 +92,63 @@ def test_proportional_control_damps_the_oscillation_of_integral_control() -> Non
 
     assert final_swing(0.0) > 5.0
     assert final_swing(0.5) < 0.1
+
+
+def on_the_plant(controller: PIDController, first: float, drift: float, steps: int) -> tuple[list[float], list[float]]:
+    """The paper's view: the cost rises by `drift` and falls by the multiplier; excess costs and multipliers."""
+    excess, excesses, multipliers = first, [], []
+    for _ in range(steps):
+        excesses.append(excess)
+        multipliers.append(controller.update(controller.cost_limit + excess))
+        excess += drift - multipliers[-1]
+    return excesses, multipliers
+
+
+@given(st.floats(0.001, 0.9), st.floats(0.01, 0.5), st.floats(-0.2, 0.2))
+def test_pi_control_of_a_second_order_plant_is_the_closed_form(kp: float, ki: float, first: float) -> None:
+    """delta'' = (2 - K_P - K_I) delta' - (1 - K_P) delta: two roots, and nothing of the limits of lambda and I."""
+    drift = 10.0
+    controller = PIDController(cost_limit=25, kp=kp, ki=ki, kd=0, initial=drift)
+    excesses, multipliers = on_the_plant(controller, first, drift, 60)
+    assume(min(multipliers) > 0)
+    roots = np.roots([1, -(2 - kp - ki), 1 - kp]).astype(complex)
+    assume(abs(roots[0] - roots[1]) > 1e-3)
+    weights = np.linalg.solve(np.vander(roots, 2, increasing=True).T, excesses[:2])
+    expected = [(weights * roots**k).sum().real for k in range(60)]
+    assert excesses[1] == pytest.approx(first - (kp + ki) * first)
+    np.testing.assert_allclose(excesses, expected, atol=1e-8)
+
+
+@given(st.floats(0.001, 0.5), st.floats(-0.2, 0.2))
+def test_the_traditional_lagrangian_is_an_undamped_oscillator(ki: float, first: float) -> None:
+    """Gradient ascent on lambda, integral control alone: delta'' + (2 - K_I) delta' + delta = 0, |root| = 1."""
+    controller = PIDController(cost_limit=25, kp=0, ki=ki, kd=0, initial=10.0)
+    excesses, _ = on_the_plant(controller, first, 10.0, 200)
+    angle = math.acos(1 - ki / 2)
+    # delta_0 = first, delta_1 = (1 - K_I) first
+    sine = (math.cos(angle) - (1 - ki)) * first / math.sin(angle)
+    expected = [first * math.cos(angle * k) - sine * math.sin(angle * k) for k in range(200)]
+    np.testing.assert_allclose(excesses, expected, atol=1e-8)
+
+
+def test_derivative_control_of_a_rising_cost_is_the_closed_form() -> None:
+    kp, ki, kd, drift = 0.2, 0.005, 0.1, 10.0
+    controller = PIDController(cost_limit=25, kp=kp, ki=ki, kd=kd, initial=drift)
+    controller.past_costs.append(24.0)  # the iteration before cost as much: D begins at 0
+    excesses, _ = on_the_plant(controller, -1.0, drift, 10)
+    assert all(np.diff(excesses) > 0), "D is silent where the cost falls"
+    # D takes in the difference of delta, and the recurrence its second one: three roots.
+    roots = np.roots([1, -(2 - kp - ki - kd), 1 - kp - 2 * kd, kd]).astype(complex)
+    weights = np.linalg.solve(np.vander(roots, 3, increasing=True).T, excesses[:3])
+    np.testing.assert_allclose(excesses, [(weights * roots**k).sum().real for k in range(10)], atol=1e-8)
+
+
+@given(st.floats(1e-4, 1.0), st.floats(0.1, 100.0))
+def test_the_lagrangian_of_a_constant_excess_rises_by_its_learning_rate(rate: float, excess: float) -> None:
+    """Adam divides the mean gradient by the root of its mean square: the step is the rate, whatever the excess."""
+    controller = LagrangianController(cost_limit=25, learning_rate=rate, initial=0.0)
+    multipliers = [controller.update(25 + excess) for _ in range(50)]
+    np.testing.assert_allclose(multipliers, rate * np.arange(1, 51), rtol=1e-6)
 
 
 def test_lagrangian_is_adam_ascent_on_the_multiplier() -> None:

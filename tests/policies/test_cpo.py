@@ -147,6 +147,19 @@ def test_the_step_is_that_of_a_numerical_solver(p: Problem) -> None:
     assert p.g @ x == pytest.approx(p.g @ numerical, rel=1e-5, abs=1e-6 * math.sqrt(2 * p.delta * p.q))
 
 
+@pytest.mark.slow
+@settings(max_examples=4000, deadline=None)
+@given(problems())
+def test_the_step_is_that_of_a_numerical_solver_in_thousands_of_problems_of_every_case(p: Problem) -> None:
+    solution, x = p.solve()
+    reach = math.sqrt(2 * p.delta * p.s)
+    assume(abs(p.c / reach - 1) > 0.01)
+    recovery = solution.case is Case.RECOVERY
+    objective, scale = (p.b, reach) if recovery else (p.g, math.sqrt(2 * p.delta * p.q))
+    numerical = p.numerically(recovery)
+    assert objective @ x == pytest.approx(objective @ numerical, rel=1e-5, abs=1e-5 * scale)
+
+
 @settings(max_examples=100, deadline=None)
 @given(problems("recovery"))
 def test_the_recovery_step_is_that_of_a_numerical_solver(p: Problem) -> None:

@@ -35,6 +35,8 @@ SMALL: dict[str, Any] = {
 TRPO_PID: dict[str, Any] = {"preset": "trpo-pid", "update": {"kind": "trpo"}}
 CPO: dict[str, Any] = {"preset": "cpo", "update": {"kind": "cpo"}}
 SAFE_SURPRISAL: dict[str, Any] = {"preset": "safe-surprisal", "bonus": {"dynamics": {"batch_size": 300}}}
+# Of 133 steps of each environment: episodes of ten begin and end inside and across sequences, and across rollouts.
+LSTM: dict[str, Any] = {"network": {"kind": "lstm", "hidden_sizes": [8], "units": 8, "sequence_length": 19}}
 LEARNING_PROGRESS: dict[str, Any] = {
     "preset": "learning-progress",
     "update": {"kind": "trpo"},
@@ -179,6 +181,8 @@ def test_normalizer_is_exact_over_all_runners(make_trainer: Trainers) -> None:
         ),
         ("SparseMountainCar-v0", 0, LEARNING_PROGRESS),
         ("SparseMountainCar-v0", 0, VIME),
+        ("faulty_environments:Ramp-v0", 1, LSTM),
+        ("faulty_environments:Ramp-v0", 0, LSTM | TRPO_PID),
     ],
     ids=[
         "0-ramp",
@@ -190,12 +194,17 @@ def test_normalizer_is_exact_over_all_runners(make_trainer: Trainers) -> None:
         "safe-surprisal",
         "learning-progress",
         "vime",
+        "lstm",
+        "lstm-trpo",
     ],
 )
 def test_resume_is_bit_identical(
     make_trainer: Trainers, tmp_path: Path, env: str, env_runners: int, rule: dict[str, Any]
 ) -> None:
-    changes = {"env": {"id": env}, "rollout": {"env_runners": env_runners, "envs_per_runner": 3}} | rule
+    rollout = {"env_runners": env_runners, "envs_per_runner": 3}
+    if "network" in rule:
+        rollout["batch_size"] = 399
+    changes = {"env": {"id": env}, "rollout": rollout} | rule
     whole = make_trainer(**changes)
     for _ in range(4):
         expected_row = whole.train_iteration()

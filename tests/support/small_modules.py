@@ -10,8 +10,9 @@ from quadriga.policies import distributions
 from quadriga.policies.batch import UpdateBatch
 from quadriga.policies.context import Descent, UpdateContext
 from quadriga.policies.fisher import fisher_of
-from quadriga.policies.gradients import WrittenOut
+from quadriga.policies.gradients import Autograd, WrittenOut
 from quadriga.policies.module import ActorCriticModule
+from quadriga.policies.recurrent import Memory
 
 OBS_DIM, ROWS, STREAMS = 7, 96, 2
 BOX, DISCRETE = gym.spaces.Box(-1, 1, (3,), np.float32), gym.spaces.Discrete(5)
@@ -27,6 +28,40 @@ def make_module(action_space: gym.Space, activation: str, seed: int = 0, obs_dim
     for parameter in module.parameters():  # far from the small initial outputs, so that every term counts
         parameter.data += 0.3 * torch.randn_like(parameter)
     return module
+
+
+def make_recurrent_module(action_space: gym.Space, units: int = 6, seed: int = 0) -> ActorCriticModule:
+    torch.manual_seed(seed)
+    config = {"hidden_sizes": (5,), "activation": "tanh", "initial_log_std": -0.3, "streams": STREAMS, "units": units}
+    module = ActorCriticModule(
+        observation_space=gym.spaces.Box(-np.inf, np.inf, (OBS_DIM,), np.float32),
+        action_space=action_space,
+        model_config=config,
+    )
+    for parameter in module.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return module
+
+
+def make_sequences(module: ActorCriticModule, sequences: int = 8, length: int = 6, seed: int = 1) -> UpdateBatch:
+    """A batch of a recurrent policy itself: episodes begin here and there, states are whatever they are."""
+    rng = np.random.default_rng(seed)
+    rows = sequences * length
+    memory = Memory(rng.random(rows) < 0.2, rng.standard_normal((sequences, module.state_dim), np.float32))
+    observations = rng.standard_normal((rows, OBS_DIM), np.float32)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        inputs = module.distribution_inputs(torch.from_numpy(observations), Memory(*map(torch.from_numpy, memory)))
+        if module.log_std is None:
+            actions = torch.distributions.Categorical(logits=inputs).sample()
+        else:
+            actions = inputs + torch.randn_like(inputs) * module.log_std.exp()
+        log_probs = distributions.log_probs(inputs, module.log_std, actions)
+    advantages, costs = rng.standard_normal((2, rows), np.float32)
+    targets = rng.standard_normal((STREAMS, rows), np.float32)
+    return UpdateBatch(
+        observations, actions.numpy(), log_probs.numpy(), inputs.numpy(), advantages, targets, 0.1 * costs, memory
+    )
 
 
 def make_batch(module: ActorCriticModule, rows: int = ROWS, seed: int = 1) -> UpdateBatch:
@@ -54,7 +89,7 @@ def make_context(module: ActorCriticModule, excess_cost: float | None = None) ->
     critics = Descent(list(module.critics.parameters()), 1e-3)
     return UpdateContext(
         module=module,
-        gradients=WrittenOut(module),
+        gradients=Autograd(module) if module.units else WrittenOut(module),
         fisher=fisher_of(module),
         policy=policy,
         critics=critics,

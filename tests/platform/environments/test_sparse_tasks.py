@@ -64,10 +64,10 @@ def test_one_environment_by_itself_plays_the_same_episode(id: str) -> None:
     observation, _ = one.reset(seed=EpisodeSeeds((7, 1)).seed(0, 0))
     np.testing.assert_array_equal(observation, first[0])
     for action in random_actions(env, 10):
-        expected, rewards, *_ = env.step(action)
+        expected, rewards, *_, infos = env.step(action)
         observation, reward, *_, info = one.step(action[0])
         np.testing.assert_array_equal(observation, expected[0])
-        assert (reward, info["cost"]) == (rewards[0], 0.0)
+        assert (reward, info["cost"]) == (rewards[0], infos["cost"][0])
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -160,6 +160,25 @@ def test_swimmer_moves_and_stays_within_the_walls() -> None:
         env.step(np.tile(50 * phase, (2, 1)).astype(np.float32))
     assert np.linalg.norm(np.array(env._centers) - begin, axis=1).min() > 0.5
     assert np.abs(env.exact_observations[:, :2]).max() < 8
+
+
+def test_a_sparse_goal_task_is_the_dense_one_but_for_its_reward() -> None:
+    sparse, dense = make("SparseSafetyPointGoal1-v0", 4), make("SafetyPointGoal1-v0", 4)
+    np.testing.assert_array_equal(sparse.reset()[0], dense.reset()[0])
+    paid = costs = 0.0
+    for t, action in enumerate(random_actions(dense, 300)):
+        action[:, 0] = 1.0  # on and on
+        if t % 50 == 0:
+            for env in (sparse, dense):  # the goal of the first one is where it stands
+                env.things[0, env._goal] = env._simulations.agents[0, :2]
+        result, expected = sparse.step(action), dense.step(action)
+        for k in (0, 2, 3):
+            np.testing.assert_array_equal(result[k], expected[k])
+        np.testing.assert_array_equal(result[4]["cost"], expected[4]["cost"])
+        np.testing.assert_array_equal(result[1], dense.goals_met)
+        paid, costs = paid + result[1].sum(), costs + result[4]["cost"].sum()
+    assert paid >= 6
+    assert costs > 0
 
 
 @pytest.mark.parametrize("id", RAM)

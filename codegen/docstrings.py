@@ -1,0 +1,58 @@
+"""The text in which a model that writes docstrings sees code: one form for training, sampling and scoring.
+
+Chen et al. 2021, section 5: a function's signature and body, then its docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+
+HEAD = '\n\n# What the function above does:\n"""'
+TAIL = '"""\n'
+
+
+def prompt(code: str) -> str:
+    """What stands before the docstring of `code`, a whole function."""
+    return code.strip("\n") + HEAD
+
+
+def target(docstring: str) -> str:
+    """The docstring as the model is to write it, with its end."""
+    return clean(docstring) + TAIL
+
+
+def clean(docstring: str) -> str:
+    """Without indentation and white space around it, and with nothing that would end it early."""
+    import inspect
+
+    return inspect.cleandoc(docstring).strip().replace('"""', "'''")
+
+
+def split(source: str, name: str) -> tuple[str, str]:
+    """A function's docstring, empty if there is none, and the whole program without it.
+
+    Args:
+        source: a program.
+        name: of a function at its top level.
+
+    Raises:
+        SyntaxError: not Python.
+        KeyError: there is no such function.
+    """
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name:
+            docstring = ast.get_docstring(node, clean=False)
+            if docstring is None:
+                return "", source
+            lines = source.splitlines(keepends=True)
+            first = node.body[0]
+            assert first.end_lineno is not None
+            if first.lineno == node.lineno or (
+                len(node.body) > 1 and node.body[1].lineno == first.end_lineno
+            ):  # on a line with other code
+                return docstring, source
+            kept = lines[: first.lineno - 1] + lines[first.end_lineno :]
+            if len(node.body) == 1:
+                kept.insert(first.lineno - 1, " " * first.col_offset + "pass\n")
+            return docstring, "".join(kept)
+    raise KeyError(name)

@@ -1,0 +1,107 @@
+"""Documents of a corpus, or samples that passed, as examples of tokens; and which of them are for validation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from quadriga.codegen import corpus, docstrings, judged_samples
+from quadriga.codegen.experiment import DataSettings
+from quadriga.codegen.packing import Example, Packed, chunks, pack
+from quadriga.codegen.problems import problems
+from quadriga.codegen.prompts import completion_prompt
+from quadriga.platform.errors import UserError
+
+COLUMNS = {"files": ["text"], "functions": ["prompt", "body"]}
+COLUMNS["docstrings"] = [*COLUMNS["functions"], "name", "docstring"]
+
+
+class Document(NamedTuple):
+    """What is read, empty for plain text, and what is learned."""
+
+    prompt: str
+    target: str
+
+
+class Data(NamedTuple):
+    """Packed rows to learn from and to validate on."""
+
+    train: Packed
+    validation: Packed
+
+
+def documents(settings: DataSettings) -> Iterator[Document]:
+    """All documents, in order.
+
+    Raises:
+        UserError: a file is missing, damaged or empty.
+    """
+    if settings.form == "solutions":
+        assert settings.samples is not None
+        yield from _solutions(Path(settings.samples), settings.problems)
+        return
+    assert settings.corpus is not None
+    name = corpus.FILES if settings.form == "files" else corpus.FUNCTIONS
+    for row in corpus.table(Path(settings.corpus) / name, COLUMNS[settings.form]).to_pylist():
+        if settings.form == "files":
+            yield Document("", row["text"])
+        elif settings.form == "functions":
+            # As a problem's prompt is shown when it is sampled: without the white space at its end.
+            prompt = row["prompt"].rstrip()
+            yield Document(prompt, row["prompt"][len(prompt) :] + row["body"])
+        else:
+            _, code = docstrings.split(row["prompt"] + row["body"], row["name"].split(".")[-1])
+            yield Document(docstrings.prompt(code), docstrings.target(row["docstring"]))
+
+
+def _solutions(samples: Path, source: str) -> Iterator[Document]:
+    from quadriga.codegen.command import default_out
+
+    known = problems(source)
+    seen = set()
+    for task, group in judged_samples.read(samples, default_out(samples), known).items():
+        for each in group:
+            if each.passed and not each.sample.whole and (task, each.sample.code) not in seen:
+                seen.add((task, each.sample.code))
+                prompt = completion_prompt(known[task])
+                yield Document(prompt, known[task].prompt[len(prompt) :] + each.sample.code)
+    if not seen:
+        raise UserError(f"{samples}: no sample passed, so there is nothing to learn from")
+
+
+def load(settings: DataSettings, tokenizer: Any) -> Data:
+    """Tokenized and packed.
+
+    Args:
+        settings: of the experiment.
+        tokenizer: with an end token, which ends every document.
+
+    Raises:
+        UserError: as `documents`, or nothing is left to learn from.
+    """
+    train: list[Example] = []
+    validation: list[Example] = []
+    end = tokenizer.eos_token_id
+    for number, document in enumerate(documents(settings)):
+        if settings.limit is not None and number >= settings.limit:
+            break
+        prompt = tokenizer(document.prompt, add_special_tokens=False).input_ids if document.prompt else []
+        target = [*tokenizer(document.target, add_special_tokens=False).input_ids, end]
+        examples = [Example(prompt, target)] if prompt else list(chunks(target, settings.length))
+        (validation if for_validation(document, settings.validation_share) else train).extend(examples)
+    found = Data(*(pack(part, settings.length, end) for part in (train, validation)))
+    if not len(found.train.rows.ids):
+        raise UserError(
+            f"nothing to learn from: of {len(train):,} examples all are longer than data.length = {settings.length}"
+            if train
+            else "nothing to learn from: no document is left for training; give a smaller data.validation_share"
+        )
+    return found
+
+
+def for_validation(document: Document, share: float) -> bool:
+    """Whether a document is held out: by its own text, so that more documents change nothing for the others."""
+    digest = hashlib.blake2b("\0".join(document).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < share * 2**64

@@ -1,0 +1,363 @@
+"""Searches on Ray Tune: starts the trials of a `SearchSettings`, takes a killed search up again, and sums it up.
+
+    runs/<name>/search.yaml     what is searched, complete
+                tune/           Tune's own state and the trials' checkpoints
+                trials/<trial>/ a run folder each
+                trials.json     every trial's point, state and result
+                best.yaml       the best trial's experiment, ready for `quadriga train`
+                search.png      parallel coordinates and learning curves
+
+Nothing here knows a line of work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from quadriga.platform import experiment as experiments
+from quadriga.platform import placement, search, storage, trial, tuning_table
+from quadriga.platform.errors import TrainingInterrupted, UserError
+from quadriga.platform.lines import line_of
+from quadriga.platform.run_folder import RunFolder
+from quadriga.platform.runtime import ensure_ray
+from quadriga.platform.search import AshaSettings, HyperBandSettings, MedianSettings, PBTSettings, SearchSettings
+from quadriga.platform.training import handle
+from quadriga.platform.trial import OBJECTIVE, STEP, TrialSettings
+from quadriga.platform.tuning_results import Outcome, TrialResult
+
+SEARCH, TUNE, TRIALS = "search.yaml", "tune", "trials"
+SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of data in an experiment mean what they mean here
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials keep run folders
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",
+}
+
+
+def tune(
+    fields: Mapping[str, Any],
+    settings: SearchSettings,
+    *,
+    name: str | None = None,
+    runs_dir: str = "runs",
+    progress: str = "auto",
+    address: str | None = None,
+    worker_output: bool = False,
+) -> Outcome:
+    """Runs a search in a new folder of `runs_dir`.
+
+    Args:
+        fields: the experiment that points change.
+        settings: what varies, what is good, which trials end early.
+        name: of the search; by default that of its algorithm and task.
+        runs_dir: folder or URI; of a cluster of several machines one that all can reach.
+        progress: `auto`, `live`, `plain`, `json` or `quiet`.
+        address: the Ray cluster to join; by default that of `RAY_ADDRESS`, else a local Ray is started.
+        worker_output: shows what Ray and its workers print.
+
+    Raises:
+        UserError: a point is not valid, or Ray does not start; nothing was started.
+        TrainingInterrupted: SIGINT; finished trials are kept.
+    """
+    points = search.check(fields, settings)
+    sample = search.experiment_at(fields, points[0] if points else next(search.corners(settings)))
+    folder = RunFolder.create(runs_dir, name or _name(sample))
+    document = {**fields, "search": settings.model_dump(mode="json", exclude_defaults=True)}
+    folder.write_text(SEARCH, experiments.dump_yaml(document))
+    try:
+        return _run(folder, runs_dir, fields, settings, progress, address, worker_output, restore=False)
+    except BaseException:
+        local = folder.local_path("")
+        if local is not None and not folder.exists(TUNE):  # nothing was begun
+            shutil.rmtree(local, ignore_errors=True)
+        raise
+
+
+def resume(
+    name: str,
+    *,
+    runs_dir: str = "runs",
+    progress: str = "auto",
+    address: str | None = None,
+    worker_output: bool = False,
+) -> Outcome:
+    """Takes a search up where it was: finished trials stay, others go on from their last checkpoints.
+
+    Raises:
+        UserError: no such search; or as `tune`.
+        TrainingInterrupted: as `tune`.
+    """
+    folder = find(name, runs_dir)
+    fields, settings = read(folder)
+    search.check(fields, settings)
+    return _run(folder, runs_dir, fields, settings, progress, address, worker_output, restore=True)
+
+
+def find(name: str, runs_dir: str = "runs") -> RunFolder:
+    """The folder of a search: its name in `runs_dir`, or its path or URI.
+
+    Raises:
+        UserError: there is none.
+    """
+    is_name = not storage.is_uri(name) and "/" not in name
+    location = storage.join(runs_dir, name) if is_name else name.rstrip("/")
+    filesystem, root = storage.resolve(location)
+    folder = RunFolder(location, filesystem, root)
+    if not folder.exists(SEARCH):
+        raise UserError(f"no search {name!r}" + (f" in {runs_dir!r}" if is_name else ""))
+    return folder
+
+
+def read(folder: RunFolder) -> tuple[dict[str, Any], SearchSettings]:
+    """The experiment's fields and the settings of a search."""
+    where = storage.join(folder.path, SEARCH)
+    document = experiments.parse_yaml(folder.read_text(SEARCH), where=where)
+    section = document.pop("search")
+    return document, experiments.validate(SearchSettings, section, prefix=f"{where}: search: ")
+
+
+def _run(
+    folder: RunFolder,
+    runs_dir: str,
+    fields: Mapping[str, Any],
+    settings: SearchSettings,
+    progress: str,
+    address: str | None,
+    worker_output: bool,
+    *,
+    restore: bool,
+) -> Outcome:
+    for key, value in SETTINGS.items():
+        os.environ.setdefault(key, value)
+    points = search.points(settings) if settings.searcher == "random" else []
+    sample = search.experiment_at(fields, points[0] if points else next(search.corners(settings)))
+    line = line_of(sample)
+    slots = int(settings.resources.cpus) + sum(int(each.count * each.cpus) for each in line.actors(sample))
+    cluster = ensure_ray(address, slots, worker_output=worker_output)
+    trials_dir = _absolute(storage.join(folder.path, TRIALS))
+    display = tuning_table.make_display(progress, folder.path, settings, str(cluster))
+    with _quiet(worker_output), _sigterm_as_sigint():
+        tuner = _tuner(folder, settings, points, fields, sample, trials_dir, display, restore=restore)
+        display.start()
+        try:
+            grid = tuner.fit()
+        finally:
+            display.close()
+    results = [_result(each, settings, trials_dir) for each in grid]
+    finished = [result for result in results if result.name in display.ended or result.ended]
+    outcome = Outcome(folder, settings, line, results)
+    outcome.write()
+    if len(finished) < settings.total:
+        raise TrainingInterrupted(
+            signal.SIGINT,
+            f"stopped with {len(finished)} of {settings.total} trials finished; resume: "
+            f"quadriga tune --resume {handle(folder, runs_dir)}",
+        )
+    return outcome
+
+
+def _tuner(
+    folder: RunFolder,
+    settings: SearchSettings,
+    points: list[dict[str, Any]],
+    fields: Mapping[str, Any],
+    sample: Any,
+    trials_dir: str,
+    display: Any,
+    *,
+    restore: bool,
+) -> Any:
+    from ray import tune as ray_tune
+    from ray.tune.logger import JsonLoggerCallback
+
+    shared = TrialSettings(fields, settings, trials_dir)
+    trainable = ray_tune.with_resources(
+        ray_tune.with_parameters(trial.run_trial, settings=shared), _placement(sample, settings)
+    )
+    filesystem, root = storage.resolve(folder.path)
+    if restore and storage.exists(filesystem, f"{root}/{TUNE}/tuner.pkl"):
+        return ray_tune.Tuner.restore(
+            f"{root}/{TUNE}",
+            trainable,
+            resume_unfinished=True,
+            resume_errored=True,
+            storage_filesystem=filesystem,
+        )
+    random = settings.searcher == "random"
+    return ray_tune.Tuner(
+        trainable,
+        param_space={trial.POINT: ray_tune.grid_search(points)} if random else None,
+        tune_config=ray_tune.TuneConfig(
+            metric=OBJECTIVE,
+            mode="max",
+            num_samples=1 if random else settings.total,
+            search_alg=None if random else _optuna(settings),
+            scheduler=_scheduler(settings, sample.steps),
+            max_concurrent_trials=settings.concurrency,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=ray_tune.RunConfig(
+            name=TUNE,
+            storage_path=root,
+            storage_filesystem=filesystem,
+            failure_config=ray_tune.FailureConfig(max_failures=settings.retries),
+            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
+            callbacks=[tuning_table.callback(display), JsonLoggerCallback()],  # Tune reads results from its files
+            verbose=0,
+        ),
+    )
+
+
+def _trial_name(found: Any) -> str:
+    # Not its number alone: a resumed search counts anew.
+    return f"trial-{found.trial_id}"
+
+
+def _placement(sample: Any, settings: SearchSettings) -> Any:
+    from ray.tune import PlacementGroupFactory
+
+    driver = {"CPU": settings.resources.cpus, "GPU": settings.resources.gpus}
+    bundles = [{name: amount for name, amount in driver.items() if amount}]
+    for demand in line_of(sample).actors(sample):
+        role = placement.resources(demand.role) if demand.role else {}
+        each = {"CPU": demand.cpus, "GPU": demand.gpus, **role}
+        bundles += [{name: amount for name, amount in each.items() if amount} for _ in range(demand.count)]
+    return PlacementGroupFactory(bundles)
+
+
+def _scheduler(settings: SearchSettings, steps: int) -> Any:
+    from ray.tune import schedulers
+
+    chosen, tenth = settings.scheduler, max(1, steps // 10)
+    if isinstance(chosen, AshaSettings):
+        return schedulers.ASHAScheduler(
+            time_attr=STEP, max_t=steps, grace_period=chosen.grace or tenth, reduction_factor=chosen.reduction
+        )
+    if isinstance(chosen, HyperBandSettings):
+        return schedulers.HyperBandScheduler(time_attr=STEP, max_t=steps, reduction_factor=chosen.reduction)
+    if isinstance(chosen, MedianSettings):
+        return schedulers.MedianStoppingRule(
+            time_attr=STEP, grace_period=chosen.grace or tenth, min_samples_required=chosen.least_trials
+        )
+    if isinstance(chosen, PBTSettings):
+        return schedulers.PopulationBasedTraining(
+            time_attr=STEP,
+            perturbation_interval=chosen.every or tenth,
+            quantile_fraction=chosen.quantile,
+            resample_probability=chosen.resample,
+            hyperparam_mutations={
+                trial.POINT: {name: _mutation(parameter) for name, parameter in settings.parameters.items()}
+            },
+            custom_explore_fn=_Clip(settings),
+        )
+    return None
+
+
+class _Clip:
+    """Keeps what PBT has nudged within the search's ranges; picklable."""
+
+    def __init__(self, settings: SearchSettings) -> None:
+        self._parameters = settings.parameters
+
+    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
+        point = {name: self._parameters[name].clip(value) for name, value in config[trial.POINT].items()}
+        return {**config, trial.POINT: point}
+
+
+def _mutation(parameter: search.Parameter) -> Any:
+    from ray import tune as ray_tune
+
+    if parameter.choice:
+        return list(parameter.choice)
+    low, high = parameter.bounds()
+    if parameter.randint:
+        return ray_tune.randint(low, high + 1)
+    return ray_tune.loguniform(low, high) if parameter.loguniform else ray_tune.uniform(low, high)
+
+
+def _optuna(settings: SearchSettings) -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("search.searcher: 'optuna' needs the package optuna: pip install optuna") from None
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return OptunaSearch(space=_Suggest(settings), metric=OBJECTIVE, mode="max", seed=settings.seed)
+
+
+class _Suggest:
+    """Optuna's define-by-run: unconditional fields first, then those whose condition is met; picklable."""
+
+    def __init__(self, settings: SearchSettings) -> None:
+        self._parameters = settings.parameters
+
+    def __call__(self, asked: Any) -> None:
+        drawn: dict[str, Any] = {}
+        for name, parameter in sorted(self._parameters.items(), key=lambda item: bool(item[1].when)):
+            if any(drawn.get(other) != value for other, value in parameter.when.items()):
+                continue
+            if parameter.choice:
+                drawn[name] = asked.suggest_categorical(name, list(parameter.choice))
+            elif parameter.randint:
+                drawn[name] = asked.suggest_int(name, *parameter.randint)
+            else:
+                drawn[name] = asked.suggest_float(name, *parameter.bounds(), log=parameter.loguniform is not None)
+
+
+def _result(found: Any, settings: SearchSettings, trials_dir: str) -> TrialResult:
+    metrics = found.metrics or {}
+    name = f"trial-{metrics.get('trial_id') or os.path.basename(found.path).removeprefix('trial-')}"
+    return TrialResult(
+        name=name,
+        point=search.active(settings, trial.point_of(found.config or {})),
+        step=int(metrics.get(STEP, 0)),
+        objective=float(metrics.get(OBJECTIVE, search.UNKNOWN)),
+        means={key: float(metrics[key]) for key in settings.objective.metrics if key in metrics},
+        stopped=metrics.get(trial.STOPPED),
+        error=None if found.error is None else str(found.error).strip().splitlines()[-1],
+        ended=bool(metrics.get("done")),
+        folder=storage.join(trials_dir, name),
+    )
+
+
+def _name(sample: experiments.Experiment) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", f"tune-{sample.preset}-{line_of(sample).task(sample)}")
+
+
+def _absolute(location: str) -> str:
+    return location if storage.is_uri(location) else os.path.abspath(os.path.expanduser(location))
+
+
+@contextlib.contextmanager
+def _quiet(worker_output: bool) -> Iterator[None]:
+    logger = logging.getLogger("ray")
+    before = logger.level
+    if not worker_output:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Tune saves its state on SIGINT; a job that is stopped gets SIGTERM."""
+    try:
+        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,141 @@
+"""Jobs: submitted, followed, stopped, and what their end says to a script."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from quadriga.clusters.jobs import Job, JobServer
+from quadriga.clusters.local import LocalCluster
+from quadriga.clusters.submission import Request, submit
+from quadriga.platform.errors import UserError
+from quadriga.platform.run_folder import RunFolder
+
+CARTPOLE = """\
+preset: ppo
+env: CartPole-v1
+steps: 2000
+rollout: {env_runners: 2, envs_per_runner: 2, batch_size: 1000}
+update: {epochs: 2}
+"""
+SINE = """\
+preset: sine
+steps: 20
+report_every: 10
+task: {kind: sine, hidden: [8]}
+evaluation: {tasks: 3}
+compute: {workers: 2}
+"""
+LONG = "preset: ppo\nenv: CartPole-v1\nsteps: 100M\nrollout: {envs_per_runner: 2, batch_size: 1000}\n"
+
+
+def job(state: str, code: int | None = None) -> Job:
+    return Job("x", state, "true", "", code, 0, None, {})
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "expected"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 7, 7), ("FAILED", None, 1), ("FAILED", -signal.SIGKILL, 137),
+     ("STOPPED", None, 143), ("RUNNING", None, 3), ("PENDING", None, 3)],
+)  # fmt: skip
+def test_state_of_a_job_as_an_exit_code(state: str, code: int | None, expected: int) -> None:
+    assert job(state, code).script_code() == expected
+
+
+def test_no_cluster_and_no_answer_are_errors_for_people(state_folder: Path) -> None:
+    with pytest.raises(UserError, match="no local cluster is up"):
+        JobServer()
+    with pytest.raises(UserError, match=r"no cluster answers at http://127\.0\.0\.1:1"):
+        JobServer("http://127.0.0.1:1")
+    with pytest.raises(UserError, match="expected http://host:port"):
+        JobServer("ray://127.0.0.1:1")
+
+
+def test_a_remote_cluster_needs_a_folder_that_it_can_write(tmp_path: Path) -> None:
+    class Remote:
+        is_local = False
+
+    (tmp_path / "a.yaml").write_text(CARTPOLE)
+    with pytest.raises(UserError, match="--runs-dir: give a URI"):
+        submit(Remote(), Request([str(tmp_path / "a.yaml")]))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="go with an experiment file"):
+        submit(Remote(), Request(["true"], runs_dir="s3://x/y"))  # type: ignore[arg-type]
+
+
+def without_times(run: Path) -> dict[str, list[object]]:
+    columns = pq.read_table(run / "metrics.parquet").to_pydict()
+    return {
+        name: values
+        for name, values in columns.items()
+        if not name.startswith(("time_", "wall_")) and "per_second" not in name
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("text", "fewer"), [(CARTPOLE, None), (SINE, "compute.workers=0")], ids=["ppo", "sine"])
+def test_the_same_file_gives_the_same_numbers_here_on_a_cluster_and_as_a_job(
+    text: str, fewer: str | None, cluster: LocalCluster, quadriga, tmp_path: Path
+) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    here = ["--set", fewer] if fewer else []
+    ways = {
+        "here": quadriga("train", "x.yaml", "--name", "here", "--address", "local", *here),
+        "cluster": quadriga("train", "x.yaml", "--name", "cluster", "--address", cluster.address),
+        "job": quadriga("submit", "x.yaml", "--name", "job", "--address", "tests"),
+    }
+    for name, done in ways.items():
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+    assert f"Ray cluster at {cluster.address}, 3 CPU slots" in ways["cluster"].stdout
+    assert f"Ray cluster at {cluster.address}, 3 CPU slots" in ways["job"].stdout
+    expected = without_times(tmp_path / "runs" / "here")
+    for name in ("cluster", "job"):
+        assert without_times(tmp_path / "runs" / name) == expected, name
+    listed = list(map(json.loads, quadriga("jobs", "list", "--json").stdout.splitlines()))
+    entry = next(each for each in listed if each["metadata"].get("run") == str(tmp_path / "runs" / "job"))
+    assert entry["state"] == "SUCCEEDED" and entry["exit_code"] == 0
+    assert entry["metadata"]["experiment"] == "job"
+    assert (entry["metadata"]["algorithm"], entry["metadata"]["environment"]) in (
+        ("ppo", "CartPole-v1"),
+        ("sine", "sine"),
+    )
+
+
+@pytest.mark.slow
+def test_commands_output_and_exit_code_arrive(cluster: LocalCluster, quadriga, tmp_path: Path) -> None:
+    (tmp_path / "say.py").write_text("import os, sys; print(os.environ['WHO'], 'was here'); sys.exit(5)")
+    done = quadriga("submit", "--env", "WHO=nobody", "--address", "tests", "--", "python", "say.py")
+    assert done.returncode == 5
+    assert "nobody was here" in done.stdout
+    assert "failed" in done.stderr
+    (id,) = [words[0] for line in quadriga("jobs", "list").stdout.splitlines() if (words := line.split())[0] == "say"]
+    status = quadriga("jobs", "status", id)
+    assert status.returncode == 5 and "failed" in status.stdout
+    assert "nobody was here" in quadriga("jobs", "logs", id).stdout
+    assert quadriga("jobs", "logs", "nothing").returncode == 2
+
+
+@pytest.mark.slow
+def test_a_stopped_job_has_saved_a_checkpoint(cluster: LocalCluster, quadriga, tmp_path: Path) -> None:
+    (tmp_path / "long.yaml").write_text(LONG)
+    submitted = quadriga("submit", "long.yaml", "--no-wait", "--json", "--address", "tests")
+    assert submitted.returncode == 0, submitted.stderr
+    id = json.loads(submitted.stdout)["id"]
+    run = tmp_path / "runs" / id
+    server = JobServer("tests")
+    while not (run / "metrics.parquet").exists():
+        assert not server.wait(id, 1.0).ended, server.logs(id)
+    assert quadriga("jobs", "status", id).returncode == 3
+    assert quadriga("jobs", "stop", id).stdout == f"job {id}: stopped\n"
+    assert quadriga("jobs", "status", id).returncode == 143
+    assert "a checkpoint is saved" in server.logs(id)
+    checkpoint = RunFolder.open(str(run)).checkpoints.latest()
+    assert checkpoint is not None
+    assert checkpoint.step == pq.read_table(run / "metrics.parquet").column("env_steps")[-1].as_py()
+    done = quadriga("train", "--resume", str(run), "--steps", str(checkpoint.step + 1000))
+    assert done.returncode == 0, done.stderr
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert set(provenance["git"]) == {"commit", "dirty"}

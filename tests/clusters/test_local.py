@@ -1,0 +1,114 @@
+"""A local cluster: private, authenticated, its own, and ended without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from quadriga.clusters import local, processes
+from quadriga.clusters.local import LocalCluster, Shape
+from quadriga.platform import tokens
+from quadriga.platform.errors import UserError
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1, the same in IPv6, and ::1, as /proc/net writes them."""
+
+
+def listening(family: set[processes.Process]) -> set[str]:
+    """Addresses that these processes listen on."""
+    inodes = set()
+    for process in family:
+        try:
+            links = [os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
+        except OSError:
+            continue
+        inodes |= {link[8:-1] for link in links if link.startswith("socket:")}
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1].split(":")[0])
+    return found
+
+
+@pytest.mark.slow
+def test_nothing_of_a_cluster_listens_beyond_loopback(cluster: LocalCluster) -> None:
+    family = processes.family(cluster.mark)
+    assert len(family) > 3
+    found = listening(family)
+    assert found
+    assert found <= LOOPBACK
+
+
+@pytest.mark.slow
+def test_dashboard_and_job_api_refuse_without_the_token(cluster: LocalCluster) -> None:
+    def status(path: str, **headers: str) -> int:
+        request = urllib.request.Request(f"{cluster.dashboard}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    token = tokens.read()
+    for path in ("/api/jobs/", "/nodes?view=summary", "/api/v0/actors"):
+        assert status(path) == 401
+        assert status(path, Authorization="Bearer " + "0" * 64) == 403
+        assert status(path, Authorization=f"Bearer {token}") == 200
+
+
+@pytest.mark.slow
+def test_nodes_have_roles_and_two_clusters_stand_side_by_side(cluster: LocalCluster, quadriga) -> None:
+    assert [node.name for node in cluster.nodes] == ["head", "worker-1", "worker-2"]
+    assert cluster.nodes[0].resources == {}
+    assert set(cluster.nodes[1].resources) == {"rollouts", "learners", "sandbox"}
+    with pytest.raises(UserError, match="is up already"):
+        local.up("tests")
+    other = local.up("other", Shape(workers=0), port=0, dashboard_port=0)
+    try:
+        assert other.address != cluster.address and other.dashboard != cluster.dashboard
+        status = quadriga("cluster", "status", "--json")
+        assert status.returncode == 0, status.stderr
+        seen = {line["name"]: line["nodes"] for line in map(json.loads, status.stdout.splitlines())}
+        assert seen == {
+            "other": {"head": "alive"},
+            "tests": {"head": "alive", "worker-1": "alive", "worker-2": "alive"},
+        }
+        family = processes.family(other.mark)
+        assert local.down("other") >= len(family)
+        assert not any(map(processes.alive, family))
+        assert not Path(other.temp_dir).exists()
+        assert all(node.alive for node in cluster.nodes)
+    finally:
+        if any(each.name == "other" for each in local.clusters()):
+            local.down("other")
+
+
+def test_unknown_cluster_and_bad_names_are_refused(state_folder: Path) -> None:
+    with pytest.raises(UserError, match="no local cluster 'nowhere'"):
+        local.find("nowhere")
+    with pytest.raises(UserError, match="allowed: letters, digits"):
+        local.up("../x")
+
+
+def test_a_taken_port_is_named(state_folder: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        with pytest.raises(UserError, match=f"--dashboard-port {port}: Address already in use"):
+            local.up("taken", dashboard_port=port)
+    assert [cluster.name for cluster in local.clusters() if cluster.name == "taken"] == []
+
+
+def test_with_nodes_for_untrusted_code_the_others_take_none() -> None:
+    roles = {name: roles for name, _, _, roles in Shape(workers=1, sandbox_workers=1).nodes()}
+    assert roles == {"head": (), "worker-1": ("rollouts", "learners"), "sandbox-1": ("sandbox",)}
+    assert "sandbox" in next(roles for name, _, _, roles in Shape(workers=1).nodes() if name == "worker-1")

@@ -1,0 +1,58 @@
+"""What Prometheus and Grafana are asked for exists, and Prometheus itself accepts the files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quadriga.clusters import monitoring
+from quadriga.clusters.monitoring import Thresholds
+from quadriga.platform.metrics import METRICS
+
+NAMES = re.compile(r"ray_quadriga_(\w+)")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    monitoring.write(tmp_path / "m", tmp_path / "discovery.json", Thresholds(cost_limit=10))
+    return tmp_path / "m"
+
+
+def test_every_query_names_a_metric_that_exists(folder: Path) -> None:
+    dashboards = sorted((folder / "grafana" / "dashboards").glob("*.json"))
+    assert len(dashboards) == len(monitoring.DASHBOARDS)
+    queried = set()
+    for file in dashboards:
+        made = json.loads(file.read_text())
+        queries = [target["expr"] for panel in made["panels"] for target in panel["targets"]]
+        queries += [variable["definition"] for variable in made["templating"]["list"]]
+        assert all(NAMES.search(query) for query in queries)
+        queried |= {name for query in queries for name in NAMES.findall(query)}
+    rules = yaml.safe_load((folder / monitoring.ALERTS).read_text())["groups"][0]["rules"]
+    queried |= {name for rule in rules for name in NAMES.findall(rule["expr"])}
+    assert queried - set(METRICS) == set()
+    assert any(rule["expr"].endswith("episode_cost_mean > 10") for rule in rules)
+
+
+def test_grafana_finds_the_dashboards_where_they_are(folder: Path) -> None:
+    provider = yaml.safe_load((folder / "grafana/provisioning/dashboards/quadriga.yml").read_text())["providers"][0]
+    assert Path(provider["options"]["path"]) == folder / "grafana" / "dashboards"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
+def test_prometheus_accepts_configuration_and_rules(folder: Path) -> None:
+    (folder.parent / "discovery.json").write_text('[{"targets": ["127.0.0.1:1"], "labels": {"job": "ray"}}]')
+    done = subprocess.run(
+        ["promtool", "check", "config", str(folder / monitoring.PROMETHEUS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(monitoring.rules(Thresholds())['groups'][0]['rules'])} rules found" in done.stdout

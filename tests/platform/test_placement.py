@@ -1,0 +1,56 @@
+"""Roles of nodes: honoured where they are offered, asked for where that is said, and strict for untrusted code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+
+from quadriga.platform import placement
+from quadriga.platform.errors import UserError
+
+
+@pytest.fixture
+def offers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets what the nodes of the cluster offer."""
+    monkeypatch.delenv(placement.VARIABLE, raising=False)
+
+    def call(*nodes: dict[str, float]) -> None:
+        total: dict[str, float] = {}
+        for node in nodes:
+            for name, amount in node.items():
+                total[name] = total.get(name, 0) + amount
+        monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+
+    return call
+
+
+def test_a_role_is_asked_for_only_where_a_node_offers_it(offers: Any) -> None:
+    offers({"CPU": 2}, {"CPU": 2, "rollouts": 1})
+    assert placement.resources("rollouts") == {"rollouts": placement.SLIVER}
+    assert placement.resources("learners") == {}
+
+
+def test_untrusted_code_needs_a_marked_node_where_there_are_several(
+    offers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offers({"CPU": 2})
+    assert placement.sandbox_resources() == {}
+    offers({"CPU": 2}, {"CPU": 2, "sandbox": 1})
+    assert placement.sandbox_resources() == {"sandbox": placement.SLIVER}
+    offers({"CPU": 2}, {"CPU": 2})
+    with pytest.raises(UserError, match="no node of this cluster is marked for untrusted code"):
+        placement.sandbox_resources()
+    monkeypatch.setenv(placement.VARIABLE, "anywhere")
+    assert placement.sandbox_resources() == {}
+
+
+def test_strict_asks_also_where_the_nodes_are_yet_to_come(offers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    offers({"CPU": 2})
+    monkeypatch.setenv(placement.VARIABLE, "strict")
+    assert placement.resources("learners") == {"learners": placement.SLIVER}
+    monkeypatch.setenv(placement.VARIABLE, "somewhere")
+    with pytest.raises(UserError, match="expected one of auto, strict, anywhere"):
+        placement.resources("learners")
