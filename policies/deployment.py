@@ -23,6 +23,7 @@ from quadriga.platform.environments.spaces import (
 )
 from quadriga.platform.errors import UserError
 from quadriga.platform.rollouts.actors import OBSERVATION_CLIP
+from quadriga.platform.rollouts.recurrent import RecurrentActor
 from quadriga.policies.experiment import RLExperiment
 from quadriga.policies.policy import Policy
 
@@ -62,6 +63,10 @@ class Agent:
         actions = list(self._decode(self._policy(np.stack(rows), rng)))
         return np.asarray(actions) if several else actions[0]
 
+    def forget(self) -> None:
+        """Begins anew: a recurrent policy remembers what it saw in the episode."""
+        self._policy.forget()
+
     def _are_several(self, observations: Any) -> bool:
         if isinstance(observations, list):
             return True
@@ -87,13 +92,15 @@ def export(experiment: RLExperiment, checkpoint: Path, output: Path) -> None:
     """Writes the policy of a checkpoint folder into the file `output`.
 
     Raises:
-        UserError: an ending that is none of `FORMATS`, `onnx` is not installed, or the file cannot be written.
+        UserError: an ending that is none of `FORMATS`, a recurrent policy, `onnx` is not installed, or the file cannot be written.
     """
     kind = output.suffix.lower()
     if kind not in FORMATS:
         known = ", ".join(f"{ending} ({name})" for ending, name in FORMATS.items())
         raise UserError(f"export to {str(output)!r}: expected a file name that ends with {known}")
     policy, observation_space, action_space = _load(experiment, checkpoint)
+    if isinstance(policy.actor, RecurrentActor):
+        raise UserError("a recurrent policy cannot be exported: it carries a memory from step to step")
     flat = flat_observation_space(observation_space, experiment.env.id)
     parts = _parts(policy, experiment.network.activation, flat_action_space(action_space, experiment.env.id))
     try:
