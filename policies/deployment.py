@@ -92,7 +92,8 @@ def export(experiment: RLExperiment, checkpoint: Path, output: Path) -> None:
     """Writes the policy of a checkpoint folder into the file `output`.
 
     Raises:
-        UserError: an ending that is none of `FORMATS`, a recurrent policy, `onnx` is not installed, or the file cannot be written.
+        UserError: an ending that is none of `FORMATS`, a recurrent policy, a missing package `onnx`, or a file
+            that cannot be written.
     """
     kind = output.suffix.lower()
     if kind not in FORMATS:
