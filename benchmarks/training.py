@@ -1,7 +1,7 @@
 """Training speed of ours beside its peers: one run, everything in turn, one thread each.
 
-    python benchmarks/training.py [--only rllib|omnisafe|omnisafe-defaults|bonus] [--rounds N] [--iterations N] [--quick]
-                                  [--json FILE] [--markdown FILE]
+    python benchmarks/training.py [--only rllib|omnisafe|omnisafe-defaults|bonus] [--case NAME] [--rounds N] [--quick]
+                                   [--iterations N] [--json FILE] [--markdown FILE]
 
 Every measurement is a fresh process that builds one trainer, warms up, and measures whole iterations: CPU seconds
 of all its threads and wall seconds, as a mean over the iterations. With no remote runners and no remote learners

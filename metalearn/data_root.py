@@ -67,7 +67,8 @@ def fetch(url: str, target: Path, expected_md5: str) -> None:
 
 def _download(url: str, partial: Path) -> None:
     """Writes all of `url` to `partial`."""
-    done, total = 0, None
+    done = 0
+    total: float | None = None
     for _ in range(ATTEMPTS):
         request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
