@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from quadriga.policies.exploration_benchmark import BONUSES
 
 HERE = Path(__file__).resolve().parent
 OMNISAFE_PYTHON = HERE / ".venv-omnisafe" / "bin" / "python"
@@ -16,7 +18,10 @@ HOW_TO_INSTALL_OMNISAFE = "not installed; install: benchmarks/peers/install_omni
 
 @dataclass(frozen=True)
 class Side:
-    """One row: a script that measures, and what it is told."""
+    """One row: a script that measures, and what it is told.
+
+    `fields` are those of an experiment of ours; `env` and `env_config` are the peer's name of the case's environment.
+    """
 
     label: str
     script: str
@@ -24,6 +29,9 @@ class Side:
     warmup: int
     iterations: int
     textures: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)
+    env: str | None = None
+    env_config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_omnisafe(self) -> bool:
@@ -34,7 +42,9 @@ class Side:
         """What the script is told, as JSON data."""
         return {
             "algorithm": self.algorithm,
-            "env": case.env,
+            "env": self.env or case.env,
+            "env_config": self.env_config,
+            "fields": self.fields,
             "settings": case.settings,
             "textures": self.textures,
             "seed": seed,
@@ -76,6 +86,7 @@ PPO = {
     "max_grad_norm": 0.5,
 }
 CARTPOLE = PPO | {"minibatch_size": 500, "normalize_observations": False, "free_log_std": False}
+ATARI_RAM = PPO | {"minibatch_size": 500, "normalize_observations": True, "free_log_std": False}
 HALFCHEETAH = PPO | {"minibatch_size": 128, "normalize_observations": True, "free_log_std": True}
 # OmniSafe's own settings but for the steps of an epoch. Four environments of ours play the four episodes that its
 # one plays, so that both reset equally often.
@@ -88,7 +99,7 @@ SAFETY = PPO | {
 }
 
 
-def _rllib(name: str, env: str, settings: dict[str, Any], goal: float) -> Case:
+def _rllib(name: str, env: str, settings: dict[str, Any], goal: float, peer: dict[str, Any] | None = None) -> Case:
     text = (
         f"batch {settings['batch_size']:,}, minibatch {settings['minibatch_size']}, {settings['epochs']} epochs, "
         f"{settings['envs']} environments, 64x64 tanh"
@@ -100,9 +111,32 @@ def _rllib(name: str, env: str, settings: dict[str, Any], goal: float) -> Case:
         env=env,
         settings=settings,
         ours=Side("Quadriga ppo", "quadriga_run.py", "ppo", warmup=3, iterations=10),
-        peers=(Side("RLlib PPO", "peers/rllib_ppo.py", "PPO", warmup=3, iterations=10),),
+        peers=(Side("RLlib PPO", "peers/rllib_ppo.py", "PPO", warmup=3, iterations=10, **(peer or {})),),
         rounds=5,
         goal=goal,
+    )
+
+
+def _bonus(name: str, env: str) -> Case:
+    """What a bonus costs: the same TRPO at the presets' default sizes, in turn without one and with each."""
+
+    def side(label: str, preset: str, fields: dict[str, Any] | None = None) -> Side:
+        return Side(label, "quadriga_run.py", preset, warmup=3, iterations=10, fields=fields or {})
+
+    return Case(
+        name=name,
+        group="bonus",
+        title=f"TRPO on {env} (presets' defaults: 5,000 steps, 10 environments, models of 64x64)",
+        env=env,
+        settings=None,
+        ours=side("no bonus", "trpo", dict(BONUSES["none"])),
+        peers=(
+            side("prediction error", "surprisal", dict(BONUSES["prediction-error"])),
+            side("surprisal", "surprisal"),
+            side("learning progress", "learning-progress"),
+            side("VIME", "vime"),
+        ),
+        rounds=5,
     )
 
 
@@ -139,6 +173,14 @@ def _defaults(own: str, peer: str, settings: str) -> Case:
 CASES = (
     _rllib("cartpole", "CartPole-v1", CARTPOLE, goal=5.0),
     _rllib("halfcheetah", "HalfCheetah-v5", HALFCHEETAH, goal=4.0),
+    _rllib(
+        "atari-ram",
+        "FreewayRam-v0",
+        ATARI_RAM,
+        goal=5.0,
+        peer={"env": "ALE/Freeway-v5", "env_config": {"obs_type": "ram"}},
+    ),
+    _bonus("bonus", "HalfCheetah-v5"),  # rewards are dense: without any, TRPO's step costs nothing either
     _omnisafe("ppo-lagrangian", "ppo-lagrangian", "PPOLag"),
     _omnisafe("pid-lagrangian", "pid-lagrangian", "CPPOPID"),
     Case(

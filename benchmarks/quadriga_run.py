@@ -20,6 +20,7 @@ def experiment_fields(specification: dict[str, Any]) -> dict[str, Any]:
         "seed": specification["seed"],
         "steps": ENDLESS,
     }
+    fields = experiments.merged(fields, {k: v for k, v in specification.get("fields", {}).items() if k != "preset"})
     settings = specification["settings"]
     if settings is None:
         return fields
@@ -71,7 +72,7 @@ def measure(specification: dict[str, Any]) -> dict[str, Any]:
     trainer.stop()
     return {
         "iterations": watch.iterations[specification["warmup"] :],
-        "passes": metrics.get("policy_epochs", 1.0),  # a second-order rule takes one step
+        "passes": metrics.get("policy_epochs", 1.0),  # a second-order rule passes once
     }
 
 

@@ -1,7 +1,7 @@
 """Training speed of ours beside its peers: one run, everything in turn, one thread each.
 
-    python benchmarks/training.py [--only rllib|omnisafe|omnisafe-defaults] [--rounds N] [--iterations N] [--quick]
-                                  [--json FILE] [--markdown FILE]
+    python benchmarks/training.py [--only rllib|omnisafe|omnisafe-defaults|bonus] [--case NAME] [--rounds N] [--quick]
+                                   [--iterations N] [--json FILE] [--markdown FILE]
 
 Every measurement is a fresh process that builds one trainer, warms up, and measures whole iterations: CPU seconds
 of all its threads and wall seconds, as a mean over the iterations. With no remote runners and no remote learners
@@ -55,7 +55,7 @@ def main() -> None:
     if arguments.case:
         cases = [case for case in cases if case.name in arguments.case]
     if arguments.quick:
-        cases = [case for case in cases if case.settings is not None]
+        cases = [case for case in cases if case.settings is not None or case.group == "bonus"]
     known = machine.describe()
     results = [measure(case, arguments) for case in cases]
     known["load_average_after"] = list(os.getloadavg())
@@ -81,7 +81,8 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Training speed of Quadriga beside RLlib's PPO and OmniSafe.")
-    parser.add_argument("--only", choices=("rllib", "omnisafe", "omnisafe-defaults"), help="one group of peers")
+    groups = ("rllib", "omnisafe", "omnisafe-defaults", "bonus")
+    parser.add_argument("--only", choices=groups, help="one group of peers")
     parser.add_argument("--case", choices=[case.name for case in CASES], action="append", help="these cases only")
     parser.add_argument("--rounds", type=int, help="rounds of every case (default: each case's own)")
     parser.add_argument("--iterations", type=int, help="measured iterations of every run (default: each one's own)")

@@ -48,7 +48,11 @@ def up(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start a head and worker nodes on this machine: authenticated, on the loopback interface only."""
+    """Start a head and worker nodes on this machine: authenticated, on the loopback interface only.
+
+    \b
+    quadriga cluster up
+    """
     from dataclasses import asdict
 
     from quadriga.clusters import local
@@ -76,7 +80,11 @@ def up(
 
 @cluster.command(short_help="End a local cluster.")
 def down(name: ClusterName = "local") -> None:
-    """End a local cluster: exactly the processes that `up` started, and what they started."""
+    """End a local cluster: exactly the processes that `up` started, and what they started.
+
+    \b
+    quadriga cluster down
+    """
     from quadriga.clusters import local
 
     ended = local.down(name)
@@ -88,7 +96,11 @@ def status(
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Only this cluster.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show local clusters and their nodes. Exits with 1 if a node is dead, or there is no cluster."""
+    """Show local clusters and their nodes. Exits with 1 if a node is dead, or there is no cluster.
+
+    \b
+    quadriga cluster status
+    """
     from quadriga.clusters import local
     from quadriga.platform.progress import json_line
 
@@ -160,7 +172,11 @@ def monitor(
     cost_limit: Annotated[float, typer.Option(metavar="D", help="Mean cost of an episode that raises an alert.")] = 25,
     multiplier_max: Annotated[float, typer.Option(metavar="M", help="The multiplier's cap.")] = 100,
 ) -> None:
-    """Write configuration, alert rules and dashboards for Prometheus and Grafana; starts neither."""
+    """Write configuration, alert rules and dashboards for Prometheus and Grafana; starts neither.
+
+    \b
+    quadriga cluster monitor --help
+    """
     from quadriga.clusters import local, monitoring
 
     found = discovery or Path(local.find(name).temp_dir, monitoring.DISCOVERY)
@@ -248,7 +264,11 @@ def submit(
 
 @jobs.command("list", short_help="List the jobs of a cluster.")
 def list_(address: Server = None, as_json: AsJson = False) -> None:
-    """List the jobs of a cluster, oldest first."""
+    """List the jobs of a cluster, oldest first.
+
+    \b
+    quadriga jobs list
+    """
     from quadriga.clusters.jobs import JobServer, describe
     from quadriga.clusters.jobs import as_json as in_json
     from quadriga.platform.progress import json_line
@@ -270,7 +290,11 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="To its end; exits as the job does.")] = False,
     address: Server = None,
 ) -> None:
-    """Show what a job has printed, or follow it to its end."""
+    """Show what a job has printed, or follow it to its end.
+
+    \b
+    quadriga jobs logs --help
+    """
     from quadriga.clusters.jobs import JobServer
 
     server = JobServer(address)
@@ -285,7 +309,11 @@ def stop(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it has ended.")] = True,
     address: Server = None,
 ) -> None:
-    """Stop a job; training finishes its iteration and saves a checkpoint first."""
+    """Stop a job; training finishes its iteration and saves a checkpoint first.
+
+    \b
+    quadriga jobs stop --help
+    """
     from quadriga.clusters.jobs import JobServer
 
     server = JobServer(address)
@@ -302,7 +330,11 @@ def status_(
     address: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the state of a job. Exits with 0 if it succeeded, 3 if it has not ended, else as the job did."""
+    """Show the state of a job. Exits with 0 if it succeeded, 3 if it has not ended, else as the job did.
+
+    \b
+    quadriga jobs status --help
+    """
     from quadriga.clusters.jobs import JobServer
     from quadriga.clusters.jobs import as_json as in_json
     from quadriga.platform.progress import json_line

@@ -110,7 +110,8 @@ class JobServer:
             tokens.show()
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every upload and every closed connection
+        for name in ("job.sdk", "dashboard_sdk"):  # they tell of every upload and every closed connection
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
         with self._explained():
             self._client = JobSubmissionClient(self.url)
 

@@ -82,7 +82,11 @@ def export(
     ] = Chosen.latest,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Write a fine-tuned model as `transformers` does, for `--model DIR` and for everybody else."""
+    """Write a fine-tuned model as `transformers` does, for `--model DIR` and for everybody else.
+
+    \b
+    quadriga code export --help
+    """
     import torch
 
     from quadriga.codegen.experiment import CodeExperiment

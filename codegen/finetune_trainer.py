@@ -128,9 +128,12 @@ class Actor:
     def start(self, address: str) -> None:
         """Meets the others, then loads data and model."""
         import datetime
+        import os
 
         import torch
 
+        if address.startswith("tcp://127."):  # else gloo looks for the address of the host's name
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         experiment, rank, world = self._place
         backend = "nccl" if torch.cuda.is_available() and experiment.compute.device != "cpu" else "gloo"
         waits = datetime.timedelta(seconds=JOIN_TIMEOUT_S)

@@ -74,6 +74,6 @@ LINE = Line(
     curves={"validation_loss": "Loss on held-out documents, nats a token", "train_loss": "Loss, nats a token"},
     reference=lambda experiment, metric: None,
     headline=("train_loss", "validation_loss", "learning_rate", "tokens_per_second"),
-    cpus=lambda experiment: experiment.compute.workers,
+    cpus=lambda experiment: 1 + experiment.compute.workers if experiment.compute.workers else 0,
     check=_check,
 )

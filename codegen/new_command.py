@@ -45,7 +45,8 @@ def new(
     other = models.read_tokenizer(models.find(against)) if against is not None else None
     made = from_scratch.tokenizer(learned, vocabulary)
     counts = {"ours": from_scratch.tokens(made, held_out)}
-    counts["without runs of spaces"] = from_scratch.tokens(from_scratch.tokenizer(learned, vocabulary, 0), held_out)
+    spelled = from_scratch.tokenizer(learned, vocabulary, runs=False)
+    counts["space by space"] = from_scratch.tokens(spelled, held_out)
     if other is not None:
         counts[str(against)] = from_scratch.tokens(other, held_out)
     born = from_scratch.model(len(made), made.eos_token_id, shape, seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import math
 import os
 import urllib.request
 from pathlib import Path
@@ -67,7 +66,7 @@ def fetch(url: str, target: Path, expected_md5: str) -> None:
 
 def _download(url: str, partial: Path) -> None:
     """Writes all of `url` to `partial`."""
-    done, total = 0, None
+    done = 0
     for _ in range(ATTEMPTS):
         request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
@@ -75,12 +74,14 @@ def _download(url: str, partial: Path) -> None:
                 done = 0  # a server that does not know of ranges sends everything again
             length = answer.headers.get("Content-Length")
             total = None if length is None else done + int(length)
+            broken = False
             with partial.open("ab" if done else "wb") as stream:
                 try:
                     while chunk := answer.read(CHUNK):
                         done += stream.write(chunk)
                 except (ConnectionError, TimeoutError, http.client.IncompleteRead):
-                    total = total or math.inf
-        if total is None or done == total:
+                    broken = True
+        if not broken and total in (None, done):
             return
-    raise OSError(f"the connection broke off {ATTEMPTS} times, at last after {done:,} bytes of {total:,}")
+    promised = "" if total is None else f" of {total:,}"
+    raise OSError(f"the connection broke off {ATTEMPTS} times, at last after {done:,} bytes{promised}")

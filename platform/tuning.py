@@ -33,11 +33,18 @@ from quadriga.platform.trial import OBJECTIVE, STEP, TrialSettings
 from quadriga.platform.tuning_results import Outcome, TrialResult
 
 SEARCH, TUNE, TRIALS = "search.yaml", "tune", "trials"
+LOST = "Could not recover from checkpoint as it does not exist"
+"""What Tune says of a trial whose checkpoint was replaced after Tune last wrote its state; it begins anew."""
+
+KEPT = 5
+"""Checkpoints of a trial; Tune's state, from which a search is resumed, may lag behind by some."""
+
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of data in an experiment mean what they mean here
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials keep run folders
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its boxes are printed at any verbosity
 }
 
 
@@ -69,7 +76,7 @@ def tune(
     points = search.check(fields, settings)
     sample = search.experiment_at(fields, points[0] if points else next(search.corners(settings)))
     folder = RunFolder.create(runs_dir, name or _name(sample))
-    document = {**fields, "search": settings.model_dump(mode="json", exclude_defaults=True)}
+    document = {**fields, "search": settings.model_dump(mode="json", exclude_none=True)}
     folder.write_text(SEARCH, experiments.dump_yaml(document))
     try:
         return _run(folder, runs_dir, fields, settings, progress, address, worker_output, restore=False)
@@ -144,10 +151,15 @@ def _run(
     trials_dir = _absolute(storage.join(folder.path, TRIALS))
     display = tuning_table.make_display(progress, folder.path, settings, str(cluster))
     with _quiet(worker_output), _sigterm_as_sigint():
-        tuner = _tuner(folder, settings, points, fields, sample, trials_dir, display, restore=restore)
+        trainable = _trainable(fields, settings, sample, trials_dir)
+        begun = restore and folder.exists(f"{TUNE}/tuner.pkl")
+        tuner = _restored(folder, trainable) if begun else _fresh(folder, settings, points, sample, trainable, display)
         display.start()
         try:
             grid = tuner.fit()
+            if restore and any(LOST in str(error) for error in grid.errors):
+                tuner = _restored(folder, trainable, restart_errored=True)
+                grid = tuner.fit()
         finally:
             display.close()
     results = [_result(each, settings, trials_dir) for each in grid]
@@ -163,34 +175,43 @@ def _run(
     return outcome
 
 
-def _tuner(
+def _trainable(fields: Mapping[str, Any], settings: SearchSettings, sample: Any, trials_dir: str) -> Any:
+    from ray import tune as ray_tune
+
+    shared = TrialSettings(fields, settings, trials_dir)
+    return ray_tune.with_resources(
+        ray_tune.with_parameters(trial.run_trial, settings=shared), _placement(sample, settings)
+    )
+
+
+def _restored(folder: RunFolder, trainable: Any, *, restart_errored: bool = False) -> Any:
+    """Goes on with unfinished trials; failed ones from their checkpoints, or from their beginnings."""
+    from ray import tune as ray_tune
+
+    filesystem, root = storage.resolve(folder.path)
+    return ray_tune.Tuner.restore(
+        f"{root}/{TUNE}",
+        trainable,
+        resume_unfinished=True,
+        resume_errored=not restart_errored,
+        restart_errored=restart_errored,
+        storage_filesystem=filesystem,
+    )
+
+
+def _fresh(
     folder: RunFolder,
     settings: SearchSettings,
     points: list[dict[str, Any]],
-    fields: Mapping[str, Any],
     sample: Any,
-    trials_dir: str,
+    trainable: Any,
     display: Any,
-    *,
-    restore: bool,
 ) -> Any:
     from ray import tune as ray_tune
     from ray.tune.logger import JsonLoggerCallback
 
-    shared = TrialSettings(fields, settings, trials_dir)
-    trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(trial.run_trial, settings=shared), _placement(sample, settings)
-    )
     filesystem, root = storage.resolve(folder.path)
-    if restore and storage.exists(filesystem, f"{root}/{TUNE}/tuner.pkl"):
-        return ray_tune.Tuner.restore(
-            f"{root}/{TUNE}",
-            trainable,
-            resume_unfinished=True,
-            resume_errored=True,
-            storage_filesystem=filesystem,
-        )
-    random = settings.searcher == "random"
+    random, population = settings.searcher == "random", settings.scheduler.kind == "pbt"
     return ray_tune.Tuner(
         trainable,
         param_space={trial.POINT: ray_tune.grid_search(points)} if random else None,
@@ -209,7 +230,8 @@ def _tuner(
             storage_path=root,
             storage_filesystem=filesystem,
             failure_config=ray_tune.FailureConfig(max_failures=settings.retries),
-            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
+            # Of a population all are kept: a trial may take over one that its owner has replaced long since.
+            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=None if population else KEPT),
             callbacks=[tuning_table.callback(display), JsonLoggerCallback()],  # Tune reads results from its files
             verbose=0,
         ),

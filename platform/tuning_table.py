@@ -153,6 +153,10 @@ class LiveDisplay(Display):
         return table
 
 
+current: Display | None = None
+"""The display of the search that this process runs."""
+
+
 def make_display(mode: str, path: str, settings: SearchSettings, cluster: str) -> Display:
     """The display of a mode; `auto` is live on a terminal and plain elsewhere."""
     if mode not in MODES:
@@ -160,11 +164,13 @@ def make_display(mode: str, path: str, settings: SearchSettings, cluster: str) -
     if mode == "auto":
         mode = "live" if sys.stdout.isatty() else "plain"
     kinds = {"live": LiveDisplay, "plain": PlainDisplay, "json": JsonDisplay, "quiet": Display}
-    return kinds[mode](path, settings, cluster)
+    global current
+    current = kinds[mode](path, settings, cluster)
+    return current
 
 
 def callback(display: Display) -> Any:
-    """Tune's callback that feeds a display; its pickled copy, of which a resumed search makes no use, feeds none."""
+    """Tune's callback that feeds a display; a copy that Tune unpickles for a resumed search feeds the `current` one."""
     from ray.tune import Callback
 
     class _Feed(Callback):
@@ -172,7 +178,12 @@ def callback(display: Display) -> Any:
             self._display: Display | None = display
 
         def __getstate__(self) -> dict[str, Any]:
-            return {"_display": None}
+            return {}
+
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            from quadriga.platform import tuning_table
+
+            self._display = tuning_table.current
 
         def _say(self, trial: Any, state: str, result: Mapping[str, Any] | None = None) -> None:
             if self._display is not None:

@@ -83,8 +83,11 @@ class BayesianMLP:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str, activation: str) -> BayesianMLP:
         """The network whose parameters are `{prefix}.weights.0`, `{prefix}.weight_rhos.0`, ... among `arrays`."""
         depth = sum(name.startswith(f"{prefix}.weights.") for name in arrays)
-        kinds = ("weights", "biases", "weight_rhos", "bias_rhos")
-        return cls(*([arrays[f"{prefix}.{kind}.{i}"] for i in range(depth)] for kind in kinds), activation)
+
+        def layers(kind: str) -> list[np.ndarray]:
+            return [arrays[f"{prefix}.{kind}.{i}"] for i in range(depth)]
+
+        return cls(layers("weights"), layers("biases"), layers("weight_rhos"), layers("bias_rhos"), activation)
 
     def refresh(self) -> None:
         """Takes in parameters that have changed."""
@@ -263,5 +266,6 @@ class InformationGain:
         for _ in range(samples):
             outputs = self.mlp.forward(inputs, rng)
             passes.append(self.mlp.backward(self.likelihood.slope(outputs, targets).astype(np.float32)))
-        pairs = list(itertools.combinations(passes, 2))
-        return 0.5 * step**2 * sum(self.mlp.information(*pair) for pair in pairs) / len(pairs)
+        pairs = [self.mlp.information(*pair) for pair in itertools.combinations(passes, 2)]
+        gain: np.ndarray = 0.5 * step**2 * np.mean(pairs, axis=0)
+        return gain

@@ -23,6 +23,7 @@ from quadriga.platform.environments.spaces import (
 )
 from quadriga.platform.errors import UserError
 from quadriga.platform.rollouts.actors import OBSERVATION_CLIP
+from quadriga.platform.rollouts.recurrent import RecurrentActor
 from quadriga.policies.experiment import RLExperiment
 from quadriga.policies.policy import Policy
 
@@ -62,6 +63,10 @@ class Agent:
         actions = list(self._decode(self._policy(np.stack(rows), rng)))
         return np.asarray(actions) if several else actions[0]
 
+    def forget(self) -> None:
+        """Begins anew: a recurrent policy remembers what it saw in the episode."""
+        self._policy.forget()
+
     def _are_several(self, observations: Any) -> bool:
         if isinstance(observations, list):
             return True
@@ -87,13 +92,16 @@ def export(experiment: RLExperiment, checkpoint: Path, output: Path) -> None:
     """Writes the policy of a checkpoint folder into the file `output`.
 
     Raises:
-        UserError: an ending that is none of `FORMATS`, `onnx` is not installed, or the file cannot be written.
+        UserError: an ending that is none of `FORMATS`, a recurrent policy, a missing package `onnx`, or a file
+            that cannot be written.
     """
     kind = output.suffix.lower()
     if kind not in FORMATS:
         known = ", ".join(f"{ending} ({name})" for ending, name in FORMATS.items())
         raise UserError(f"export to {str(output)!r}: expected a file name that ends with {known}")
     policy, observation_space, action_space = _load(experiment, checkpoint)
+    if isinstance(policy.actor, RecurrentActor):
+        raise UserError("a recurrent policy cannot be exported: it carries a memory from step to step")
     flat = flat_observation_space(observation_space, experiment.env.id)
     parts = _parts(policy, experiment.network.activation, flat_action_space(action_space, experiment.env.id))
     try:
@@ -131,10 +139,10 @@ def _parts(policy: Policy, activation: str, space: gym.Space) -> dict[str, Any]:
     if isinstance(space, gym.spaces.Box):
         bounded = np.isfinite(space.low) & np.isfinite(space.high)
         low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-        clip = np.where(bounded, 1.0, np.finfo(np.float32).max)
+        limit = np.where(bounded, 1.0, np.finfo(np.float32).max)
         parts["bounds"] = {
             name: np.asarray(values, np.float32)
-            for name, values in (("clip", clip), ("half", (high - low) / 2), ("middle", (high + low) / 2))
+            for name, values in (("limit", limit), ("reach", (high - low) / 2), ("center", (high + low) / 2))
         }
     return parts
 
@@ -165,7 +173,7 @@ def _write_torch(parts: Mapping[str, Any], obs_dim: int, output: Path) -> None:
                     x = self.activation(x)
             if parts["bounds"] is None:
                 return x.argmax(dim=-1)
-            return torch.maximum(torch.minimum(x, self.clip), -self.clip) * self.half + self.middle
+            return torch.maximum(torch.minimum(x, self.limit), -self.limit) * self.reach + self.center
 
     module, example = Exported().eval(), torch.zeros(2, obs_dim)
     with warnings.catch_warnings(), torch.no_grad():
@@ -208,10 +216,10 @@ def _write_onnx(parts: Mapping[str, Any], output: Path) -> None:
         shape: list[Any] = ["batch"]
     else:
         bounds = parts["bounds"]
-        x = node("Max", node("Min", x, constant("clip", bounds["clip"])), constant("floor", -bounds["clip"]))
-        x = node("Mul", x, constant("half", bounds["half"]))
-        node("Add", x, constant("middle", bounds["middle"]), output="actions")
-        shape = ["batch", len(bounds["half"])]
+        x = node("Max", node("Min", x, constant("limit", bounds["limit"])), constant("floor", -bounds["limit"]))
+        x = node("Mul", x, constant("reach", bounds["reach"]))
+        node("Add", x, constant("center", bounds["center"]), output="actions")
+        shape = ["batch", len(bounds["reach"])]
     kind = TensorProto.INT64 if parts["bounds"] is None else TensorProto.FLOAT
     given = helper.make_tensor_value_info("observations", TensorProto.FLOAT, ["batch", len(parts["mean"])])
     result = helper.make_tensor_value_info("actions", kind, shape)

@@ -18,7 +18,7 @@ the CPU, also where the policy learns on a GPU: the products are small.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -206,11 +206,11 @@ class DynamicsFit:
         sizes = [dim + (num_actions or act_dim), *settings.hidden_sizes, self.likelihood.outputs(dim)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.members: list[Member] | list[BayesianMember] = (
-                [BayesianMember(sizes, settings, self.likelihood)]
-                if isinstance(settings, BayesianSettings)
-                else [Member(sizes, settings, self.likelihood) for _ in range(settings.ensemble)]
-            )
+            self.members: Sequence[Member | BayesianMember]
+            if isinstance(settings, BayesianSettings):
+                self.members = [BayesianMember(sizes, settings, self.likelihood)]
+            else:
+                self.members = [Member(sizes, settings, self.likelihood) for _ in range(settings.ensemble)]
         self.scales = Scales.empty(dim)
         self.replay = Replay(max(1, settings.replay_size // learners))
 

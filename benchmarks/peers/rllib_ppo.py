@@ -20,12 +20,17 @@ def measure(specification: dict[str, Any]) -> dict[str, Any]:
     from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME as ENV_STEPS
     from ray.rllib.utils.metrics import NUM_MODULE_STEPS_TRAINED_LIFETIME as ROWS_TRAINED
 
+    if specification["env"].startswith("ALE/"):
+        import ale_py
+        import gymnasium
+
+        gymnasium.register_envs(ale_py)
     logging.getLogger("ray.rllib").setLevel("ERROR")
     settings = specification["settings"]
     normalize = settings["normalize_observations"]
     config = (
         PPOConfig()
-        .environment(specification["env"])
+        .environment(specification["env"], env_config=specification.get("env_config", {}))
         .env_runners(
             num_env_runners=0,
             num_envs_per_env_runner=settings["envs"],

@@ -8,7 +8,7 @@
 #SBATCH --gpus-per-node=@{gpus_per_node}
 #SBATCH --mem=0
 #SBATCH --time=@{time_limit}
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:TERM@@120
 set -euo pipefail
 
 export @{environment}
@@ -31,7 +31,7 @@ srun --nodes=1 --ntasks=1 --nodelist="$head" \
     ray start --head --node-ip-address="${address%:*}" --port="$port" --dashboard-host=127.0.0.1 \
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --resources="$roles" --block &
 until srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" ray health-check --address "$address"; do sleep 2; done
-for node in "${nodes[@]:1}"; do
+for node in "${nodes[@@]:1}"; do
     srun --nodes=1 --ntasks=1 --nodelist="$node" \
         ray start --address="$address" --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --resources="$roles" --block &
 done
@@ -43,7 +43,7 @@ if [ -e "$run/checkpoints" ]; then
 else
     command=(quadriga train @{experiment} --name @{name} --runs-dir @{runs_dir} --address "$address")
 fi
-srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" "${command[@]}" &
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" "${command[@@]}" &
 training=$!
 trap 'kill -TERM "$training"' TERM
 wait "$training"

@@ -30,16 +30,15 @@ def test_every_text_is_its_own_again(text):
     assert made().decode(ids) == text.encode("utf-8", "replace").decode()
 
 
-def test_a_run_of_spaces_is_one_token():
-    for n in (2, 4, 7, 8, 12, 24):
-        assert len(made()("\n" + " " * n + "x", add_special_tokens=False).input_ids) <= 4
-        assert made().decode(made()(" " * n, add_special_tokens=False).input_ids) == " " * n
+def test_a_line_break_with_its_indentation_is_one_token():
+    for n in (4, 8):
+        assert len(made()("\n" + " " * n + "x", add_special_tokens=False).input_ids) == 2
 
 
 def test_code_takes_fewer_tokens():
-    plain = from_scratch.tokenizer(TEXTS, 600, longest_run=0)
+    plain = from_scratch.tokenizer(TEXTS, 600, runs=False)
     assert len(plain) <= 600 and len(made()) <= 600
-    assert from_scratch.tokens(made(), TEXTS) < from_scratch.tokens(plain, TEXTS)
+    assert from_scratch.tokens(made(), TEXTS) < 0.95 * from_scratch.tokens(plain, TEXTS)
 
 
 def test_a_model_is_made_from_the_command_line_and_loads(tmp_path, capsys):
@@ -67,5 +66,5 @@ def test_impossible_shapes_are_refused():
         Shape(width=100, heads=8)
     with pytest.raises(UserError, match="layers: expected 1 or more"):
         Shape(layers=0)
-    with pytest.raises(UserError, match="--vocabulary: expected more than 280"):
-        from_scratch.tokenizer(TEXTS, 200)
+    with pytest.raises(UserError, match="--vocabulary: expected more than 257"):
+        from_scratch.tokenizer(TEXTS, 257)

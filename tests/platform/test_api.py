@@ -31,7 +31,7 @@ def test_a_run_is_trained_from_a_preset_a_file_or_an_experiment() -> None:
 
 @pytest.mark.usefixtures("walk_line")
 def test_a_field_that_does_not_exist_is_named_before_anything_is_written() -> None:
-    with pytest.raises(UserError, match="unknown key 'learning_rat'; did you mean 'learning_rate'?"):
+    with pytest.raises(UserError, match=r"unknown key 'learning_rat'; did you mean 'learning_rate'\?"):
         train("walk", learning_rat=1)
     assert not Path("runs").exists()
 

@@ -153,7 +153,7 @@ BAD = [
     (["train", "--resume", "nothing"], "no run 'nothing' in 'runs'"),
     (["evaluate", "nothing"], "no run 'nothing' in 'runs'"),
     (["plot", "nothing"], "no run 'nothing' in 'runs'"),
-    (["list", "things"], "'algorithms', 'environments', 'presets'"),
+    (["list", "things"], "'algorithms', 'benchmarks', 'environments', 'presets'"),
     (["tarin"], "Did you mean 'train'?"),
     (["train", "walk", "--set", "faults.nan_at=1"], "training stopped after 0 env steps: the loss is NaN"),
     (["train", "walk", "--runs-dir", "/dev/null/runs"], "cannot make a run folder in '/dev/null/runs'"),

@@ -148,3 +148,11 @@ def test_file_with_a_search_is_for_tune_and_one_without_for_train(tmp_path: Path
 def test_clipping_keeps_a_nudged_value_in_its_range() -> None:
     assert Parameter(uniform=(0, 1)).clip(1.2) == 1.0
     assert Parameter(choice=(1, 2)).clip(2) == 2
+
+
+@pytest.mark.parametrize("scheduler", ["none", "asha", "hyperband", "median", "pbt"])
+def test_what_a_search_keeps_of_itself_is_the_same_search(scheduler: str) -> None:
+    made = settings(
+        {"a": {"uniform": [0, 1]}, "b": {"choice": [None, 1]}}, scheduler={"kind": scheduler}, trials=3, concurrency=2
+    )
+    assert SearchSettings.model_validate(made.model_dump(mode="json", exclude_none=True)) == made
