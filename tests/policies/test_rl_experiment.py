@@ -18,6 +18,7 @@ from quadriga.policies.experiment import (
     SurprisalSettings,
     TRPOSettings,
     TrustRegionSettings,
+    VIMESettings,
 )
 from quadriga.policies.line import LINE
 from quadriga.policies.presets import PRESETS
@@ -62,6 +63,7 @@ def test_presets_are_what_their_names_say() -> None:
         "ppo-surprisal": (PPOSettings, NoConstraint, SurprisalSettings),
         "ppo-learning-progress": (PPOSettings, NoConstraint, LearningProgressSettings),
         "safe-surprisal": (PPOSettings, PIDSettings, SurprisalSettings),
+        "vime": (TRPOSettings, NoConstraint, VIMESettings),
     }
 
 
