@@ -30,7 +30,7 @@ task: {kind: sine, hidden: [8]}
 evaluation: {tasks: 3}
 compute: {workers: 2}
 """
-LONG = "preset: ppo\nenv: CartPole-v1\nsteps: 100M\nrollout: {envs_per_runner: 2, batch_size: 1000}\n"
+LONG = "preset: ppo\nenv: CartPole-v1\nsteps: 100_000_000\nrollout: {envs_per_runner: 2, batch_size: 1000}\n"
 
 
 def job(state: str, code: int | None = None) -> Job:

@@ -177,7 +177,7 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine():
     rates = [finetuning.learning_rate(settings, step, 110) for step in range(110)]
     assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
     assert rates[60] == pytest.approx(0.55) and rates[-1] == pytest.approx(0.1, abs=1e-3)
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
 
 
 def test_what_is_wrong_is_said_before_anything_starts(folder, learned, tmp_path, capsys):

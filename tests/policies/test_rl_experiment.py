@@ -60,6 +60,7 @@ def test_presets_are_what_their_names_say() -> None:
         "cpo": (CPOSettings, TrustRegionSettings, NoBonus),
         "surprisal": (TRPOSettings, NoConstraint, SurprisalSettings),
         "learning-progress": (TRPOSettings, NoConstraint, LearningProgressSettings),
+        "vime": (TRPOSettings, NoConstraint, VIMESettings),
         "ppo-surprisal": (PPOSettings, NoConstraint, SurprisalSettings),
         "ppo-learning-progress": (PPOSettings, NoConstraint, LearningProgressSettings),
         "safe-surprisal": (PPOSettings, PIDSettings, SurprisalSettings),
