@@ -64,7 +64,6 @@ def test_presets_are_what_their_names_say() -> None:
         "ppo-surprisal": (PPOSettings, NoConstraint, SurprisalSettings),
         "ppo-learning-progress": (PPOSettings, NoConstraint, LearningProgressSettings),
         "safe-surprisal": (PPOSettings, PIDSettings, SurprisalSettings),
-        "vime": (TRPOSettings, NoConstraint, VIMESettings),
     }
 
 
