@@ -22,7 +22,7 @@ import numpy as np
 
 from quadriga.platform.suites import Benchmark, Columns, Measure, Publication, Suite, at_the_end, last
 from quadriga.policies.exploration_benchmark import EXPLORATION
-from quadriga.policies.presets import SAFETY
+from quadriga.policies.presets import SAFETY, TRPO
 
 COST_LIMIT = 25.0
 LEAST = 1e-6
@@ -30,7 +30,7 @@ LEAST = 1e-6
 # The unconstrained ones with the batches of the others, so that they differ in the constraint alone.
 ALGORITHMS: dict[str, Mapping[str, Any]] = {
     "ppo": {"preset": "ppo", **SAFETY},
-    "trpo": {"preset": "trpo", "rollout": SAFETY["rollout"]},
+    "trpo": {"preset": "trpo", **TRPO},
     **{name: {"preset": name} for name in ("ppo-lagrangian", "trpo-lagrangian", "pid-lagrangian", "trpo-pid", "cpo")},
 }
 

@@ -15,7 +15,19 @@ SAFETY = {
 # before the agent has learned to reach anything teaches it to stand still.
 _PID = {"kind": "pid", "kp": 0.02, "ki": 0.0015, "kd": 0.02, "p_smoothing": 0.8, "d_smoothing": 0.8}
 
-_TRPO = {"rollout": SAFETY["rollout"], "update": {"kind": "trpo"}}
+# The same critics as PPO's. One step an iteration moves the policy less than PPO's many, so the multiplier rises more
+# slowly still; the derivative, which answers an untrained agent's first cost with a leap, is off.
+TRPO = {
+    "rollout": SAFETY["rollout"],
+    "update": {
+        "kind": "trpo",
+        "critic_learning_rate": 3e-4,
+        "critic_epochs": 20,
+        "critic_minibatch_size": 1000,
+        "critic_max_grad_norm": 40.0,
+    },
+}
+_TRPO_GAINS = {**_PID, "kp": 0.01, "ki": 0.0005, "kd": 0.0}
 
 # The authors' numbers for classic control: batches of 5,000 steps, discount 0.995, a critic that never sees the bonus.
 _SURPRISE = {
@@ -47,12 +59,12 @@ PRESETS: dict[str, Preset] = {
     "trpo-lagrangian": Preset(
         "TRPO with gradient ascent on a Lagrange multiplier",
         "Ray, Achiam, Amodei 2019, Benchmarking Safe Exploration in Deep RL",
-        {**_TRPO, "constraint": {"kind": "lagrangian"}},
+        {**TRPO, "constraint": {"kind": "lagrangian"}},
     ),
     "trpo-pid": Preset(
         "TRPO with a PID-controlled Lagrange multiplier",
         "Stooke, Achiam, Abbeel 2020, arXiv:2007.03964, whose controller takes any update rule",
-        {**_TRPO, "constraint": _PID},
+        {**TRPO, "constraint": _TRPO_GAINS},
     ),
     "cpo": Preset(
         "constrained policy optimization: the cost limit inside the trust region's problem",

@@ -67,10 +67,19 @@ def test_presets_are_what_their_names_say() -> None:
     }
 
 
-def test_the_same_constraint_has_the_same_gains_under_every_update_rule() -> None:
-    assert rl("trpo-pid").constraint == rl("pid-lagrangian").constraint
+def test_a_rule_put_into_a_preset_has_its_own_defaults_and_leaves_the_constraint() -> None:
+    changed = rl("pid-lagrangian", "update.kind=trpo")
+    assert changed.update == TRPOSettings()
+    assert changed.constraint == rl("pid-lagrangian").constraint
     assert rl("trpo-lagrangian").constraint == rl("ppo-lagrangian").constraint
-    assert rl("pid-lagrangian", "update.kind=trpo").update == rl("trpo-pid").update
+
+
+def test_presets_of_trpo_fit_their_critics_as_those_of_ppo_do() -> None:
+    ours, ppo = rl("trpo-pid").update, rl("pid-lagrangian").update
+    assert isinstance(ours, TRPOSettings) and isinstance(ppo, PPOSettings)
+    assert rl("trpo-lagrangian").update == ours
+    assert (ours.critic_learning_rate, ours.critic_epochs) == (ppo.critic_learning_rate, ppo.epochs)
+    assert (ours.critic_minibatch_size, ours.critic_max_grad_norm) == (ppo.minibatch_size, ppo.max_grad_norm)
 
 
 @pytest.mark.parametrize(
