@@ -99,6 +99,9 @@ def start(spec: NodeSpec) -> Any:
         labels=spec.labels,
         object_store_memory=spec.object_store_bytes,
         temp_dir=spec.temp_dir,
+        # Nodes of one machine share a session's folder: with one folder of job files too, each would unpack them
+        # anew over the working directory of the others' processes.
+        runtime_env_dir_name=f"runtime_resources_{spec.name}",
     )
 
     class Announced(Node):
