@@ -13,6 +13,7 @@ Nothing here knows a line of work.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -163,7 +164,9 @@ def _run(
         finally:
             display.close()
     results = [_result(each, settings, trials_dir) for each in grid]
-    finished = [result for result in results if result.name in display.ended or result.ended]
+    ended = display.ended | _ended_before(grid, display)
+    results = [dataclasses.replace(each, ended=each.ended or each.name in ended) for each in results]
+    finished = [result for result in results if result.ended]
     outcome = Outcome(folder, settings, line, results)
     outcome.write()
     if len(finished) < settings.total:
@@ -349,6 +352,12 @@ def _result(found: Any, settings: SearchSettings, trials_dir: str) -> TrialResul
         ended=bool(metrics.get("done")),
         folder=storage.join(trials_dir, name),
     )
+
+
+def _ended_before(grid: Any, display: tuning_table.Display) -> set[str]:
+    """The trials of a resumed search that had ended in an earlier call: Tune starts them no more."""
+    trials = grid._experiment_analysis.trials  # the results do not say it
+    return {str(found) for found in trials if found.status == "TERMINATED"} - set(display.rows)
 
 
 def _name(sample: experiments.Experiment) -> str:
