@@ -9,6 +9,7 @@ import typer
 
 from quadriga.platform.errors import UserError
 from quadriga.platform.options import Address, AsJson, Chosen, Name, Quiet, Resume, RunsDir, Seed, Steps
+from quadriga.platform.train_command import train_or_resume
 
 
 def finetune(
@@ -41,11 +42,6 @@ def finetune(
     quadriga code finetune --resume mine --steps 400
     quadriga code export mine mine-model
     """
-    from quadriga.platform import experiment as experiments
-    from quadriga.platform import training
-
-    if as_json and quiet:
-        raise UserError("--json and --quiet: give one of them")
     given = {"steps": steps, "seed": seed, "name": name}
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     sections: dict[str, dict[str, Any]] = {
@@ -57,21 +53,18 @@ def finetune(
         kept = {key: value for key, value in values.items() if value is not None}
         if kept:
             fields[section] = kept
-    options: dict[str, Any] = {
-        "runs_dir": runs_dir,
-        "progress": "json" if as_json else "quiet" if quiet else "auto",
-        "address": address,
-        "worker_output": bool((context.obj or {}).get("debug")),
-    }
-    if resume is not None:
-        if source is not None or assignments or set(fields) - {"steps"}:
-            raise UserError("--resume goes on with the run's own experiment and takes only --steps")
-        training.resume(resume, steps=steps, **options)
-    elif source is None:
-        raise UserError("what is to be learned? e.g. quadriga code finetune codex --corpus corpus")
-    else:
-        overrides = experiments.merged(fields, experiments.parse_assignments(assignments or []))
-        training.train(experiments.load(source, overrides), **options)
+    train_or_resume(
+        context,
+        source,
+        fields,
+        assignments,
+        resume=resume,
+        runs_dir=runs_dir,
+        address=address,
+        as_json=as_json,
+        quiet=quiet,
+        missing="what is to be learned? e.g. quadriga code finetune codex --corpus corpus",
+    )
 
 
 def export(

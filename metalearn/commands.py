@@ -11,6 +11,7 @@ import typer
 from quadriga.platform.errors import UserError
 from quadriga.platform.options import Address, AsJson, Chosen, Name, Quiet, Resume, RunsDir, Seed, Steps
 from quadriga.platform.tables import print_table
+from quadriga.platform.train_command import train_or_resume
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Meta-learning: Reptile, first-order MAML, MAML.")
 
@@ -57,32 +58,24 @@ def train(
     quadriga meta train reptile-omniglot-5way-1shot --workers 2 --data-root data
     quadriga meta train --resume my-run --steps 200k
     """
-    from quadriga.platform import experiment as experiments
-    from quadriga.platform import training
-
-    if as_json and quiet:
-        raise UserError("--json and --quiet: give one of them")
     given = {"steps": steps, "seed": seed, "name": name}
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if workers is not None:
         fields["compute"] = {"workers": workers}
     if data_root is not None:
         fields["task"] = {"data_root": data_root}
-    options: dict[str, Any] = {
-        "runs_dir": runs_dir,
-        "progress": "json" if as_json else "quiet" if quiet else "auto",
-        "address": address,
-        "worker_output": bool((context.obj or {}).get("debug")),
-    }
-    if resume is not None:
-        if source is not None or assignments or set(fields) - {"steps"}:
-            raise UserError("--resume goes on with the run's own experiment and takes only --steps")
-        training.resume(resume, steps=steps, **options)
-    elif source is None:
-        raise UserError("what is to be trained? e.g. quadriga meta train sine; see: quadriga list presets")
-    else:
-        overrides = experiments.merged(fields, experiments.parse_assignments(assignments or []))
-        training.train(experiments.load(source, overrides), **options)
+    train_or_resume(
+        context,
+        source,
+        fields,
+        assignments,
+        resume=resume,
+        runs_dir=runs_dir,
+        address=address,
+        as_json=as_json,
+        quiet=quiet,
+        missing="what is to be trained? e.g. quadriga meta train sine; see: quadriga list presets",
+    )
 
 
 @app.command(short_help="Test a run on unseen tasks.")
