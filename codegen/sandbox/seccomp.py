@@ -85,6 +85,7 @@ ZYGOTE: dict[str, tuple[int | None, int | None]] = {
     "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211), "recvmsg": (47, 212), "socketpair": (53, 199),
     "fork": (57, None), "vfork": (58, None), "kill": (62, 129), "setrlimit": (160, 164), "seccomp": (317, 277),
     "getsockname": (51, 204), "getsockopt": (55, 209), "pidfd_open": (434, 434),
+    "sched_setaffinity": (203, 122),
 }  # fmt: skip
 
 CLONE, CLONE3, IOCTL, PRCTL, PRLIMIT = (56, 220), (435, 435), (16, 29), (157, 167), (302, 261)

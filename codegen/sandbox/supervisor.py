@@ -24,7 +24,10 @@ from quadriga.codegen.problems import Problem
 from quadriga.codegen.sandbox.limits import KINDS, MODES, Isolation, Limits, Mode, Tier, Verdict, printable
 from quadriga.platform.errors import UserError, one_line
 
-INSIDE = ("system", "seccomp", "landlock", "namespaces", "wire", "sample", "checker", "confinement", "zygote")
+INSIDE = (
+    "system", "seccomp", "landlock", "namespaces", "wire", "sample", "checker", "confinement", "placement", "warm_up",
+    "zygote",
+)  # fmt: skip
 PACKAGE = "quadriga.codegen.sandbox"
 NOBODY = 65534
 WINDOW = 4

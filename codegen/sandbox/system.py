@@ -51,6 +51,11 @@ def prctl(option: int, value: int) -> None:
     check(LIBC.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl")
 
 
+def current_processor() -> int:
+    """Number of the processor that this runs on."""
+    return check(LIBC.sched_getcpu(), "sched_getcpu")
+
+
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
     """mount(2)."""
     done = LIBC.mount(

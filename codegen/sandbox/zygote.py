@@ -27,7 +27,17 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from quadriga.codegen.sandbox import checker, confinement, namespaces, sample, seccomp, system, wire
+from quadriga.codegen.sandbox import (
+    checker,
+    confinement,
+    namespaces,
+    placement,
+    sample,
+    seccomp,
+    system,
+    warm_up,
+    wire,
+)
 
 # Few, for a fork costs by what is in memory: what most solutions import.
 PREIMPORTED = (
@@ -51,6 +61,7 @@ class Zygote:
         machine = os.uname().machine
         self._process = os.getpid()
         self._report = bytearray(LONGEST_REPORT)
+        self._placement = placement.Placement()
         self._filters: dict[bool, seccomp.Filter] = {}
         if settings["tier"] != "none" and machine in seccomp.MACHINES:
             seccomp.Filter(seccomp.build_zygote(machine, private_files=settings["tier"] == "namespaces")).install()
@@ -84,14 +95,18 @@ class Zygote:
                 helper = self._checker(job, descriptors[1]) if self._split else None
                 ours, theirs = socket.socketpair(type=socket.SOCK_STREAM if self._split else socket.SOCK_SEQPACKET)
                 began = time.monotonic()
+                if self._split:
+                    self._placement.gather(self._checkers[job["problem"]][0])
                 child = os.fork()
             except OSError as error:
                 return "infrastructure_error", f"no new process: {error}", time.monotonic(), None
             if child == 0:
                 self._be_sample(theirs.fileno(), descriptors[0], job)
+            self._placement.release([0])
             theirs.close()
             with ours:
-                kind, detail = self._wait(helper, ours, began + job["wall_s"])
+                processes = [child, self._checkers[job["problem"]][0]] if helper is not None else []
+                kind, detail = self._wait(helper, ours, began + job["wall_s"], processes)
                 by_itself, status, usage = self._end(child, wait=kind == "gone")
             if kind != "checker died":
                 break
@@ -106,8 +121,13 @@ class Zygote:
             detail = f"more than {job['wall_s']:g} s"
         return kind, detail, began, usage
 
-    def _wait(self, helper: socket.socket | None, ours: socket.socket, deadline: float) -> tuple[str, str | memoryview]:
-        """Verdict and detail; or `gone`, `timeout` or `checker died`, without one."""
+    def _wait(
+        self, helper: socket.socket | None, ours: socket.socket, deadline: float, processes: list[int]
+    ) -> tuple[str, str | memoryview]:
+        """Verdict and detail; or `gone`, `timeout` or `checker died`, without one.
+
+        The processes share a processor only for as long as most samples take.
+        """
         source = ours if helper is None else helper
         poller = select.poll()
         poller.register(source, select.POLLIN)
@@ -118,13 +138,17 @@ class Zygote:
             except OSError:
                 return "checker died", ""
             ours.close()
+        patience = placement.SHORT_S
         while True:
             left = deadline - time.monotonic()
-            events = dict(poller.poll(left * 1000)) if left > 0 else {}
+            events = dict(poller.poll(min(left, patience) * 1000)) if left > 0 else {}
             if events.get(self._control.fileno(), 0) & (select.POLLHUP | select.POLLERR):
                 os._exit(1)  # nobody waits for the verdict, and nothing may outlive the supervisor
             if not events:
-                return "timeout", ""
+                if left <= patience:
+                    return "timeout", ""
+                self._placement.release(processes)
+                patience = float("inf")
             if source.fileno() in events:
                 break
         try:
@@ -317,6 +341,7 @@ def start(control: socket.socket, settings: dict[str, Any]) -> None:
     }
     for name in [name for name in sys.modules if name.partition(".")[0] == "quadriga" or name == "__main__"]:
         del sys.modules[name]
+    warm_up.run()
     random.seed(0)
     gc.collect()
     gc.freeze()

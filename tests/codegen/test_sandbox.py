@@ -313,3 +313,17 @@ def test_limits_under_which_nothing_could_run_are_refused(field, value):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(UserError, match="mode: expected one of split, inproc, got 'fork'"):
         Sandbox(mode="fork")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this process may use one processor only")
+def test_a_sample_leaves_its_tests_processor_when_it_is_long(sandbox, doubling):
+    allowed = len(os.sched_getaffinity(0))
+    tests = "def check(candidate):\n    assert candidate(0) == 1\n    while candidate(1) != {}:\n        pass\n"
+    problem = dataclasses.replace(doubling, tests=tests.format(allowed))
+    counting = "    import os\n    return len(os.sched_getaffinity(0))\n"
+    assert sandbox.run(problem, counting).passed, "together at first, and apart before the time was over"
+
+
+def test_a_sample_cannot_choose_its_processor(sandbox, doubling):
+    verdict = sandbox.run(doubling, "    import os\n    os.sched_setaffinity(0, {0, 1})\n    return 2 * x\n")
+    assert (verdict.kind, verdict.detail) == ("failed", "PermissionError: [Errno 1] Operation not permitted")
