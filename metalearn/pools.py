@@ -104,8 +104,10 @@ class TaskWorker:
         """Answers once the data are loaded; raises `UserError` if they cannot be."""
         assert self._runner
 
-    def train(self, phi: Vector, iteration: int, keep: bool) -> tuple[tuple[Vector, list[float]], list[State] | None]:
-        """Directions `[slots, size]` and losses; and, as an object of its own, the states after it.
+    def train(
+        self, phi: Vector, iteration: int, keep: bool
+    ) -> tuple[tuple[list[Vector], list[float]], list[State] | None]:
+        """Directions and losses, one a slot; and, as an object of its own, the states after it.
 
         Args:
             phi: where tasks begin.
@@ -113,7 +115,7 @@ class TaskWorker:
             keep: hand the states over.
         """
         learned = self._runner.train(phi, iteration, self._slots)
-        return (np.stack(learned.directions), learned.losses), self.states() if keep else None
+        return (learned.directions, learned.losses), self.states() if keep else None
 
     def draw(self, iteration: int) -> None:
         """Draws the tasks of a meta-iteration that is to come."""
@@ -169,6 +171,7 @@ class RayPool:
         self._since: list[tuple[int, Any]] = []
         self._carried = experiment.inner.optimizer != "sgd"
         self._last = experiment.steps - 1
+        self._trains: dict[int, Any] = {}
         self._workers = [self._start(index) for index in range(len(self._shares))]
         asked = [worker.ready.remote() for worker in self._workers]
         try:
@@ -186,13 +189,13 @@ class RayPool:
         pairs: list[Any] = [None] * len(self._workers)
 
         def ask(index: int) -> Any:
-            worker = self._workers[index]
-            pairs[index] = worker.train.options(num_returns=2).remote(reference, iteration, keep)
-            if iteration < self._last:
-                worker.draw.remote(iteration + 1)
+            pairs[index] = self._trains[index].remote(reference, iteration, keep)
             return pairs[index][0]
 
         asked = [ask(index) for index in range(len(self._workers))]
+        if iteration < self._last:  # asked for last: it may wait, and the learning may not
+            for worker in self._workers:
+                worker.draw.remote(iteration + 1)
         learned = Learned([], [])
         for index, answer in enumerate(asked):
             directions, losses = self._answer(index, answer, ask)
@@ -261,7 +264,9 @@ class RayPool:
     def _start(self, index: int) -> Any:
         import ray
 
-        return ray.remote(TaskWorker).options(**self._options).remote(self._fields, self._shares[index])
+        worker = ray.remote(TaskWorker).options(**self._options).remote(self._fields, self._shares[index])
+        self._trains[index] = worker.train.options(num_returns=2)
+        return worker
 
     def _answer(self, index: int, reference: Any, ask: Any) -> Any:
         """The answer of a worker; one that has died is replaced and asked again."""
