@@ -52,8 +52,11 @@ class Marked(Ramp):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         result = super().step(action)
-        if self.steps == 3 and self.mark.exists():
-            self.mark.unlink()
+        if self.steps == 3:
+            try:
+                self.mark.unlink()
+            except FileNotFoundError:  # not asked for, or another process was first
+                return result
             return self.go_wrong(result)
         return result
 
