@@ -171,7 +171,6 @@ class RayPool:
         self._since: list[tuple[int, Any]] = []
         self._carried = experiment.inner.optimizer != "sgd"
         self._last = experiment.steps - 1
-        self._trains: dict[int, Any] = {}
         self._workers = [self._start(index) for index in range(len(self._shares))]
         asked = [worker.ready.remote() for worker in self._workers]
         try:
@@ -189,7 +188,7 @@ class RayPool:
         pairs: list[Any] = [None] * len(self._workers)
 
         def ask(index: int) -> Any:
-            pairs[index] = self._trains[index].remote(reference, iteration, keep)
+            pairs[index] = self._workers[index].train.options(num_returns=2).remote(reference, iteration, keep)
             return pairs[index][0]
 
         asked = [ask(index) for index in range(len(self._workers))]
@@ -264,9 +263,7 @@ class RayPool:
     def _start(self, index: int) -> Any:
         import ray
 
-        worker = ray.remote(TaskWorker).options(**self._options).remote(self._fields, self._shares[index])
-        self._trains[index] = worker.train.options(num_returns=2)
-        return worker
+        return ray.remote(TaskWorker).options(**self._options).remote(self._fields, self._shares[index])
 
     def _answer(self, index: int, reference: Any, ask: Any) -> Any:
         """The answer of a worker; one that has died is replaced and asked again."""

@@ -2,6 +2,7 @@
 
 A call of the solution hands over between two processes of which one always waits. On one processor that is a switch;
 on two it is an interrupt to a processor that has gone to sleep, which costs more than the work of most calls.
+Where the system does not let processes be moved, they stay where they are.
 """
 
 from __future__ import annotations
@@ -37,5 +38,5 @@ class Placement:
 
 
 def _allow(process: int, processors: set[int]) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(OSError):
         os.sched_setaffinity(process, processors)

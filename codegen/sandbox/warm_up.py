@@ -1,7 +1,7 @@
 """What the zygote runs once, so that no sample is the first to do it.
 
-The first use of a part of the interpreter builds what later uses find: the types of syntax trees, the specialised
-byte code of what reads and answers calls, the caches of `typing`. A sample that is forked after that finds it too.
+The first use of a part of the interpreter builds what later uses find: the caches of `typing`, the specialised byte
+code of what reads and answers calls. A sample that is forked after that finds it too.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ CALLS = 16
 
 def run() -> None:
     """Runs a small solution with its tests, and sends what a call of it would."""
-    for _ in range(CALLS):
-        exec(compile(PROGRAM, sample.FILE, "exec", dont_inherit=True), {"__name__": "warm_up"})
+    exec(compile(PROGRAM, sample.FILE, "exec", dont_inherit=True), {"__name__": "warm_up"})
     read, write = os.pipe()
     for _ in range(CALLS):
         wire.send(write, wire.pack(wire.encode(("candidate", ([3, 1.5, "a", None, True], (1, 2)), {"key": [-1]}))))

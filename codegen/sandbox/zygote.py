@@ -95,8 +95,9 @@ class Zygote:
                 helper = self._checker(job, descriptors[1]) if self._split else None
                 ours, theirs = socket.socketpair(type=socket.SOCK_STREAM if self._split else socket.SOCK_SEQPACKET)
                 began = time.monotonic()
-                if self._split:
-                    self._placement.gather(self._checkers[job["problem"]][0])
+                beside = [self._checkers[job["problem"]][0]] if self._split else []
+                for process in beside:
+                    self._placement.gather(process)
                 child = os.fork()
             except OSError as error:
                 return "infrastructure_error", f"no new process: {error}", time.monotonic(), None
@@ -105,8 +106,7 @@ class Zygote:
             self._placement.release([0])
             theirs.close()
             with ours:
-                processes = [child, self._checkers[job["problem"]][0]] if helper is not None else []
-                kind, detail = self._wait(helper, ours, began + job["wall_s"], processes)
+                kind, detail = self._wait(helper, ours, began + job["wall_s"], [child, *beside])
                 by_itself, status, usage = self._end(child, wait=kind == "gone")
             if kind != "checker died":
                 break
