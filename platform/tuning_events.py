@@ -7,6 +7,7 @@ state is written whenever a trial begins or ends, and before anybody hears of th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from quadriga.platform.tuning_table import Display
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
+
+logger = logging.getLogger("quadriga")
 
 controller: TuneController | None = None
 """Of the search that this process runs. Tune shows it to schedulers, not to callbacks."""
@@ -71,6 +74,9 @@ class Feed(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._unsaid.append((trial, "done"))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        logger.warning("%s: its process or node died; it goes on from its last checkpoint", trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._unsaid.append((trial, "failed"))

@@ -117,7 +117,7 @@ def test_a_search_finds_the_best_and_its_trials_are_the_runs_that_training_would
 WAYS = {
     "asha": "  scheduler: {kind: asha, grace: 4000}\n",
     "hyperband": "  scheduler: {kind: hyperband, grace: 4000}\n",
-    "median": "  scheduler: {kind: median, grace: 4000}\n  concurrency: 1\n",
+    "median": "  scheduler: {kind: median, grace: 4000}\n",
     "optuna": "  searcher: optuna\n",
     "optuna with asha": "  searcher: optuna\n  scheduler: {kind: asha, grace: 4000}\n",
 }
