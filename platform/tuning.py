@@ -32,8 +32,9 @@ from quadriga.platform.search import SearchSettings
 from quadriga.platform.training import handle
 from quadriga.platform.trial import OBJECTIVE, STEP, TrialSettings
 from quadriga.platform.tuning_results import Outcome, TrialResult
+from quadriga.platform.tuning_snapshots import TUNE, Snapshots
 
-SEARCH, TUNE, TRIALS = "search.yaml", "tune", "trials"
+SEARCH, TRIALS = "search.yaml", "trials"
 LOST = "Could not recover from checkpoint as it does not exist"
 """What Tune says of a trial whose checkpoint was replaced after Tune last wrote its state; it begins anew."""
 
@@ -154,6 +155,8 @@ def _run(
     with _quiet(worker_output), _sigterm_as_sigint():
         trainable = _trainable(fields, settings, sample, trials_dir)
         begun = restore and folder.exists(f"{TUNE}/tuner.pkl")
+        if begun:
+            Snapshots(storage.join(folder.path, TUNE)).put_back()
         tuner = _restored(folder, trainable) if begun else _fresh(folder, settings, points, sample, trainable, display)
         display.start()
         try:

@@ -1,20 +1,23 @@
-"""What happens in Tune, told to the display: that a trial began or ended only once Tune's state on storage says so too.
+"""What happens in Tune, told to the display: that a trial began or ended only once storage has it.
 
 Tune writes its state every few seconds. A search whose process is killed in between would take up a trial that ended
 since as a running one, and would give the point of one that began since to a new trial of another name. Here the
-state is written whenever a trial begins or ends, and before anybody hears of the end. Tables are `tuning_table`'s.
+state is written whenever a trial begins or ends, and before anybody hears of the end. Tables are `tuning_table`'s;
+that a state is never torn, `tuning_snapshots` sees to.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
 
-from quadriga.platform import tuning_table
+from quadriga.platform import storage, tuning_table
+from quadriga.platform.tuning_snapshots import TUNE, Snapshots
 from quadriga.platform.tuning_table import Display
 
 if TYPE_CHECKING:
@@ -47,16 +50,21 @@ class Feed(Callback):
     """Feeds a display; a copy that Tune unpickles for a resumed search feeds the display that is `current` then."""
 
     def __init__(self, display: Display) -> None:
-        self._display: Display | None = display
+        self._begin(display)
+
+    def _begin(self, display: Display | None) -> None:
+        self._display = display
         self._known: set[str] = set()
         self._unsaid: list[tuple[Trial, str]] = []
         self._unsaved = False
+        self._snapshots: Snapshots | None = None
+        self._kept = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._display, self._known, self._unsaid, self._unsaved = tuning_table.current, set(), [], False
+        self._begin(tuning_table.current)
 
     def _say(self, trial: Trial, state: str, result: Mapping[str, Any] | None = None) -> None:
         if self._display is not None:
@@ -82,15 +90,22 @@ class Feed(Callback):
         self._unsaid.append((trial, "failed"))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if controller is None:
+            return
         if self._unsaved or self._unsaid:
-            self._save()
+            for trial, _ in self._unsaid:
+                controller._mark_trial_to_checkpoint(trial)  # Tune forgets this of a trial that ends while it is paused
+            controller.checkpoint(force=True)
+            self._unsaved = False
+        self._keep(Path(controller.experiment_state_path))
         for trial, state in self._unsaid:
             self._say(trial, state, trial.last_result)
         self._unsaid.clear()
 
-    def _save(self) -> None:
-        if controller is not None:
-            for trial, _ in self._unsaid:
-                controller._mark_trial_to_checkpoint(trial)  # Tune forgets this of a trial that ends while it is paused
-            controller.checkpoint(force=True, wait=True)
-        self._unsaved = False
+    def _keep(self, state: Path) -> None:
+        """Archives what Tune has written since the last time."""
+        written = state.stat().st_mtime_ns if state.exists() else 0
+        if written != self._kept and self._display is not None:
+            self._snapshots = self._snapshots or Snapshots(storage.join(self._display.path, TUNE))
+            self._snapshots.keep(state.parent)
+            self._kept = written

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ def striking(
     """A cluster that can spare a node for each test, and what befalls its nodes."""
     cluster = local.up(
         "faults",
-        Shape(workers=6),
+        Shape(workers=5, cpus=2),
         port=0,
         dashboard_port=0,
         extra_environment={"PYTHONPATH": site, **IMPATIENT},
@@ -125,7 +126,7 @@ def test_training_goes_on_when_a_node_is_lost(striking: Any, site: str, tmp_path
     for row in work.rows:
         if row.get("env_steps") == 3000:
             struck(cluster, "ColumnEnvRunner", strike)
-    assert "1 of 2 env runners were lost after env step" in work.ended()
+    assert re.search(r"[12] of 2 env runners were lost after env step", work.ended())
     assert column(tmp_path / "runs" / "x", "env_steps") == list(range(1000, 21_000, 1000))
 
 
@@ -142,9 +143,9 @@ def test_meta_training_goes_on_to_the_same_numbers_when_a_node_is_lost(
     alone = Work(tmp_path, site, cluster, "train", "x.yaml", "--name", "alone", "--set", "compute.workers=0", "--quiet")
     assert alone.ended() == ""
     runs = [tmp_path / "runs" / name for name in ("x", "alone")]
-    for name in ("meta_iteration", "query_loss"):
+    for name in ("meta_iterations", "inner_loss", "query_loss"):
         assert column(runs[0], name) == column(runs[1], name), name
-    assert max(column(runs[0], "task_worker_restarts")) == 1
+    assert max(column(runs[0], "task_worker_restarts")) in (1, 2)  # both may have been on that node
 
 
 def test_a_search_goes_on_when_a_node_is_lost(striking: Any, site: str, tmp_path: Path) -> None:
