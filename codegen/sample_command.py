@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quadriga.codegen.options import AsJson, Ks, Timeout, Unsafe, Workers, cpus, parse_ks, warn
 from quadriga.codegen.sampling_options import SamplingOptions
-from quadriga.platform.errors import TrainingInterrupted, UserError
-from quadriga.platform.interrupts import Interrupts
+from quadriga.platform.errors import UserError
+from quadriga.platform.interrupts import resumable
 from quadriga.platform.options import unfold
 
 if TYPE_CHECKING:
     from quadriga.codegen.decoding import Decoding
-    from quadriga.codegen.engines import Engines
-    from quadriga.codegen.sampling import Made, Plan
+    from quadriga.codegen.sampling import Plan
     from quadriga.codegen.sweep import Point
-
-INTERVAL_S = 5.0
 
 Samples = Annotated[int, typer.Option("--samples", "-n", min=1, metavar="N", help="Of each problem.")]
 
@@ -47,9 +40,9 @@ def sample(
     if not out.name.endswith(".jsonl"):
         raise UserError(f"--out: expected a name that ends with .jsonl, got {out.name!r}")
     work, engines = options.prepare(samples, temperature)
-    with _Interruptible(f"what was made is in {out}; the same command goes on"):
+    with resumable(f"what was made is in {out}; the same command goes on"):
         try:
-            made = _sample(work, engines, out, options, quiet=as_json)
+            made = options.run(work, engines, out, quiet=as_json)
         finally:
             engines.close()
     if as_json:
@@ -97,11 +90,11 @@ def evaluate(
     work, engines = options.prepare(samples, asked[0])
     works = [_at(work, temperature) for temperature in asked]
     points: list[Point] = []
-    with _Interruptible(f"what was made is in {out}; the same command goes on"):
+    with resumable(f"what was made is in {out}; the same command goes on"):
         try:
             for part in works:
                 path = sweep.samples_path(out, part.settings.decoding.temperature)
-                _sample(part, engines, path, options, quiet=as_json)
+                options.run(part, engines, path, quiet=as_json)
                 points.append(_judge(part, path, kept, timeout, workers or cpus(), unsafe))
         finally:
             engines.close()
@@ -134,21 +127,6 @@ def _at(work: Plan, temperature: float) -> Plan:
     return replace(work, settings=replace(work.settings, decoding=decoding))
 
 
-def _sample(work: Plan, engines: Engines, out: Path, options: SamplingOptions, *, quiet: bool) -> Made:
-    from quadriga.codegen import sampling
-
-    def engine() -> sampling.Engine:
-        if options.samplers:
-            from quadriga.platform.runtime import ensure_ray
-
-            ensure_ray(options.address, num_cpus=options.samplers)
-        elif options.address is not None:
-            raise UserError("--address: a cluster needs --samplers, the number of actors on it")
-        return engines.engine(work.settings.decoding, work.capacity)
-
-    return sampling.sample(work, engine, out, _progress(work, quiet=quiet))
-
-
 def _judge(work: Plan, path: Path, kept: list[int], timeout: float, workers: int, unsafe: bool) -> Point:
     from quadriga.codegen import execution, sweep
     from quadriga.codegen.command import default_out
@@ -165,35 +143,3 @@ def _judge(work: Plan, path: Path, kept: list[int], timeout: float, workers: int
     if summary.verdicts["infrastructure_error"]:
         warn(f"{summary.verdicts['infrastructure_error']:,} samples of {path.name} were not judged; see {path.parent}")
     return sweep.Point(work.settings.decoding.temperature, summary.pass_at_k, summary.samples)
-
-
-class _Interruptible:
-    """Turns Ctrl-C into a message that says how to go on."""
-
-    def __init__(self, message: str) -> None:
-        self._message, self._interrupts = message, Interrupts()
-
-    def __enter__(self) -> None:
-        self._interrupts.__enter__()
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self._interrupts.__exit__(kind, error, traceback)
-        if isinstance(error, KeyboardInterrupt):
-            raise TrainingInterrupted(self._interrupts.received or signal.SIGINT, self._message) from None
-
-
-def _progress(work: Plan, *, quiet: bool) -> Callable[[Made], None]:
-    """A line on standard error every few seconds."""
-    began = said = time.monotonic()
-
-    def at(made: Made) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if quiet or now - said < INTERVAL_S:
-            return
-        said = now
-        rate = made.tokens / (now - began)
-        where = f"T = {work.settings.decoding.temperature:g}: {made.samples:,}/{work.total:,} samples"
-        print(f"{where}, {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
-
-    return at
