@@ -273,7 +273,8 @@ class PolicyOptimization(Algorithm):
             )
         except ray.exceptions.RayError as error:
             # The others complain about their connection to the one that died, and may be heard first.
-            if self.learner_group._worker_manager.num_healthy_actors() == self.experiment.learner.learners:
+            actors = self.learner_group._worker_manager  # none if the one learner is in this process
+            if actors is None or actors.num_healthy_actors() == self.experiment.learner.learners:
                 raise
             raise TrainingStopped(f"stopped at env step {self.env_steps}: a learner died; resume the run") from error
         self._weights = next(result["weights"] for result in results if result["weights"] is not None)
