@@ -20,7 +20,8 @@ HOW_TO_INSTALL_OMNISAFE = "not installed; install: benchmarks/peers/install_omni
 class Side:
     """One row: a script that measures, and what it is told.
 
-    `fields` are those of an experiment of ours; `env` and `env_config` are the peer's name of the case's environment.
+    `fields` are those of an experiment of ours; `env` and `env_config` are the peer's name of the case's environment. A
+    floor is the part of the work that ours and every peer must do, by itself: no goal is set against it.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Side:
     fields: dict[str, Any] = field(default_factory=dict)
     env: str | None = None
     env_config: dict[str, Any] = field(default_factory=dict)
+    is_floor: bool = False
 
     @property
     def is_omnisafe(self) -> bool:
@@ -99,7 +101,14 @@ SAFETY = PPO | {
 }
 
 
-def _rllib(name: str, env: str, settings: dict[str, Any], goal: float, peer: dict[str, Any] | None = None) -> Case:
+def _rllib(
+    name: str,
+    env: str,
+    settings: dict[str, Any],
+    goal: float,
+    peer: dict[str, Any] | None = None,
+    floors: tuple[Side, ...] = (),
+) -> Case:
     text = (
         f"batch {settings['batch_size']:,}, minibatch {settings['minibatch_size']}, {settings['epochs']} epochs, "
         f"{settings['envs']} environments, 64x64 tanh"
@@ -111,7 +120,7 @@ def _rllib(name: str, env: str, settings: dict[str, Any], goal: float, peer: dic
         env=env,
         settings=settings,
         ours=Side("Quadriga ppo", "quadriga_run.py", "ppo", warmup=3, iterations=10),
-        peers=(Side("RLlib PPO", "peers/rllib_ppo.py", "PPO", warmup=3, iterations=10, **(peer or {})),),
+        peers=(Side("RLlib PPO", "peers/rllib_ppo.py", "PPO", warmup=3, iterations=10, **(peer or {})), *floors),
         rounds=5,
         goal=goal,
     )
@@ -170,16 +179,19 @@ def _defaults(own: str, peer: str, settings: str) -> Case:
     )
 
 
+def _atari(name: str, env: str, game: str) -> Case:
+    """Beside the emulator by itself, which takes most of the time."""
+    alone = Side(
+        "the emulator alone", "peers/emulator_alone.py", "", warmup=1, iterations=4, env=f"ALE/{game}-v5", is_floor=True
+    )
+    peer = {"env": f"ALE/{game}-v5", "env_config": {"obs_type": "ram"}}
+    return _rllib(name, env, ATARI_RAM, goal=5.0, peer=peer, floors=(alone,))
+
+
 CASES = (
     _rllib("cartpole", "CartPole-v1", CARTPOLE, goal=5.0),
     _rllib("halfcheetah", "HalfCheetah-v5", HALFCHEETAH, goal=4.0),
-    _rllib(
-        "atari-ram",
-        "FreewayRam-v0",
-        ATARI_RAM,
-        goal=5.0,
-        peer={"env": "ALE/Freeway-v5", "env_config": {"obs_type": "ram"}},
-    ),
+    _atari("atari-ram", "FreewayRam-v0", "Freeway"),
     _bonus("bonus", "HalfCheetah-v5"),  # rewards are dense: without any, TRPO's step costs nothing either
     _omnisafe("ppo-lagrangian", "ppo-lagrangian", "PPOLag"),
     _omnisafe("pid-lagrangian", "pid-lagrangian", "CPPOPID"),

@@ -6,6 +6,8 @@ again: the task and its minibatches are keyed by what they are, and the optimize
 object store every few meta-iterations, owned by the driver, together with the weights that every one since then
 began with, so that those are done over too. To hand all states over every time would move as much as the directions do.
 
+Weights and directions go through the object store, or, with a worker on the driver's machine, through a `board`.
+
 While the driver moves phi, workers draw the tasks of the next meta-iteration.
 """
 
@@ -17,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from quadriga.metalearn.board import Address, Board
 from quadriga.metalearn.experiment import MetaExperiment
 from quadriga.metalearn.inner import Vector
 from quadriga.metalearn.runner import Learned, Measures, Runner, State, Trial, make_runner
@@ -35,7 +38,7 @@ class Pool(Protocol):
     restarts: int
 
     def train(self, phi: Vector, iteration: int) -> Learned:
-        """Learns all slots of a meta-iteration, in their order."""
+        """Learns all slots of a meta-iteration, in their order. The directions hold until the next call."""
 
     def test(self, phi: Vector, request: Trial) -> Measures:
         """Learns test tasks from `phi`, with the optimizer state of slot 0; in the order of their numbers."""
@@ -92,6 +95,7 @@ class TaskWorker:
         self._slots = list(slots)
         self._fields = fields
         self._made: Runner | None = None
+        self._board: Board | None = None
 
     @property
     def _runner(self) -> Runner:
@@ -105,17 +109,28 @@ class TaskWorker:
         assert self._runner
 
     def train(
-        self, phi: Vector, iteration: int, keep: bool
-    ) -> tuple[tuple[list[Vector], list[float]], list[State] | None]:
+        self, address: Address | None, phi: Vector | None, iteration: int, keep: bool
+    ) -> tuple[tuple[list[Vector] | None, list[float]], list[State] | None]:
         """Directions and losses, one a slot; and, as an object of its own, the states after it.
 
         Args:
-            phi: where tasks begin.
+            address: of the driver's board. If that is on this machine, directions are put there, and None is answered.
+            phi: where tasks begin; None after such an answer, and it is on the board.
             iteration: the meta-iteration.
             keep: hand the states over.
         """
-        learned = self._runner.train(phi, iteration, self._slots)
-        return (learned.directions, learned.losses), self.states() if keep else None
+        if address is not None and (self._board is None or self._board.address != address):
+            self._board = Board.find(address)
+        board = self._board
+        begin = phi if board is None else board.phi
+        assert begin is not None
+        learned = self._runner.train(begin, iteration, self._slots)
+        states = self.states() if keep else None
+        if board is None:
+            return (learned.directions, learned.losses), states
+        for slot, direction in zip(self._slots, learned.directions, strict=True):
+            board.directions[slot] = direction
+        return (None, learned.losses), states
 
     def draw(self, iteration: int) -> None:
         """Draws the tasks of a meta-iteration that is to come."""
@@ -166,9 +181,13 @@ class RayPool:
         shares = np.array_split(np.arange(slots), min(compute.workers, slots))
         self._shares = [[int(slot) for slot in share] for share in shares]
         self.restarts = 0
-        # Each worker's states, or None in the beginning; and the meta-iterations since, with references to their phi.
+        # Each worker's states, or None in the beginning; and the meta-iterations since, with their phi.
         self._states: list[Any] = [None] * len(self._shares)
-        self._since: list[tuple[int, Any]] = []
+        self._copies: list[Any] = []
+        self._since: list[tuple[int, Vector]] = []
+        # Made with the first phi; which workers have found it is known from their answers.
+        self._board: Board | None = None
+        self._near = [False] * len(self._shares)
         self._carried = experiment.inner.optimizer != "sgd"
         self._last = experiment.steps - 1
         self._workers = [self._start(index) for index in range(len(self._shares))]
@@ -183,12 +202,15 @@ class RayPool:
     def train(self, phi: Vector, iteration: int) -> Learned:
         import ray
 
-        reference = ray.put(phi)
+        address = self._write(phi)
+        reference = None if all(self._near) else ray.put(phi)
         keep = self._carried and len(self._since) + 1 >= KEEP_EVERY
         pairs: list[Any] = [None] * len(self._workers)
 
         def ask(index: int) -> Any:
-            pairs[index] = self._workers[index].train.options(num_returns=2).remote(reference, iteration, keep)
+            sent = None if self._near[index] else (phi if reference is None else reference)
+            call = self._workers[index].train.options(num_returns=2)
+            pairs[index] = call.remote(address, sent, iteration, keep)
             return pairs[index][0]
 
         asked = [ask(index) for index in range(len(self._workers))]
@@ -198,13 +220,26 @@ class RayPool:
         learned = Learned([], [])
         for index, answer in enumerate(asked):
             directions, losses = self._answer(index, answer, ask)
+            self._near[index] = directions is None
+            if directions is None:
+                assert self._board is not None
+                directions = [self._board.directions[slot] for slot in self._shares[index]]
             learned.directions.extend(directions)
             learned.losses.extend(losses)
         if keep:
-            self._states, self._since = [states for _, states in pairs], []
+            self._hold([states for _, states in pairs])
         elif self._carried:
-            self._since.append((iteration, reference))
+            self._since.append((iteration, phi.copy()))
         return learned
+
+    def _write(self, phi: Vector) -> Address | None:
+        """Puts `phi` on the board, and says where that is."""
+        if self._board is None:
+            self._board = Board.make(sum(map(len, self._shares)), len(phi))
+        if self._board is None:
+            return None
+        self._board.phi[:] = phi
+        return self._board.address
 
     def test(self, phi: Vector, request: Trial) -> Measures:
         import ray
@@ -251,7 +286,18 @@ class RayPool:
 
         for index, reference in enumerate(list(asked)):
             self._answer(index, reference, ask)
-        self._states, self._since = asked, []
+        self._hold(asked)
+
+    def _hold(self, states: list[Any]) -> None:
+        import ray
+
+        # Read here, so that they outlive the node that made them: Ray has a copy then, on one node that of the worker.
+        try:
+            self._states, self._since, self._copies = states, [], ray.get(states)
+        except ray.exceptions.RayError as error:
+            raise TrainingStopped(
+                "the optimizers' states were lost with the node that had them; resume the run"
+            ) from error
 
     def stop(self) -> None:
         import ray
@@ -259,6 +305,9 @@ class RayPool:
         for worker in self._workers:
             ray.kill(worker)
         self._workers = []
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
     def _start(self, index: int) -> Any:
         import ray
@@ -268,7 +317,7 @@ class RayPool:
     def _answer(self, index: int, reference: Any, ask: Any) -> Any:
         """The answer of a worker; one that has died is replaced and asked again."""
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
         while True:
             try:
@@ -276,7 +325,7 @@ class RayPool:
             except RayTaskError as error:
                 cause = error.cause
                 raise (cause if isinstance(cause, UserError) else error) from None
-            except RayActorError as error:
+            except (RayActorError, ObjectLostError) as error:  # of the second kind: its node died after it had answered
                 if self.restarts >= self._limit:
                     raise TrainingStopped(
                         f"task worker {index} died, the {self.restarts + 1}th loss; compute.restart_limit allows "
@@ -284,7 +333,7 @@ class RayPool:
                     ) from error
                 self.restarts += 1
                 logger.warning("task worker %d died and is replaced; its tasks are learned again", index)
-                self._workers[index] = self._start(index)
+                self._workers[index], self._near[index] = self._start(index), False
                 iterations, phis = [number for number, _ in self._since], [phi for _, phi in self._since]
                 self._workers[index].load.remote(self._states[index], iterations, *phis)
                 reference = ask(index)

@@ -265,9 +265,7 @@ def _task_table(benchmark: Benchmark, task: str, results: Sequence[Result]) -> s
         if of != task:
             continue
         row = [variant, f"{steps:,}", str(len(trials))]
-        row += [
-            _interval(mean_interval([trial.measures[measure] for trial in trials])) for measure in benchmark.measures
-        ]
+        row += [_over_seeds([trial.measures[measure] for trial in trials]) for measure in benchmark.measures]
         for publication in publications:
             published = publication.results[task].get(variant, {})
             row += [_published(published.get(measure)) for measure in known[publication.name]]
@@ -285,6 +283,14 @@ def _normalised_table(benchmark: Benchmark, results: Sequence[Result]) -> str:
     return _grid(
         ["algorithm", "steps", "trials", *(f"IQM of {label}" for label in benchmark.normalised.values())], rows
     )
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    """Mean and interval; of what not every trial came to (an infinite number), the median of those that did."""
+    reached = [value for value in values if not math.isinf(value)]
+    if len(reached) == len(values):
+        return _interval(mean_interval(values))
+    return f"{number(float(np.median(reached)))} in {len(reached)} of {len(values)}" if reached else "never"
 
 
 def _interval(interval: Interval) -> str:
@@ -313,7 +319,7 @@ def _pictures(line: Line, benchmark: Benchmark, results: Sequence[Result], axis:
     pictures = {}
     for task in dict.fromkeys(result.task for result in results):
         trials = [result for result in results if result.task == task]
-        figures = {f"curves-{_in_a_name(task)}.png": plot.figure([trial.run for trial in trials])}
+        figures = {f"curves-{_in_a_name(task)}.png": plot.figure([t.run for t in trials], [t.variant for t in trials])}
         if axis is not None:
             figures[f"response-{_in_a_name(task)}.png"] = benchmark_picture.responses(benchmark, trials, axis)
         for file, figure in figures.items():

@@ -82,13 +82,17 @@ def plot_runs(runs: Sequence[RunFolder], output: Path) -> Path:
     return output
 
 
-def figure(runs: Sequence[RunFolder]) -> Figure:
+def figure(runs: Sequence[RunFolder], labels: Sequence[str] = ()) -> Figure:
     """The picture of `runs`: a panel for every curve of their line of work that any of them has logged.
 
     Runs that differ only in seed and name become their mean with a 95% Student's t band over the
     steps that all of them have reached; others a line each. Runs of 40 iterations and more are
     smoothed by a centered mean over 5% of them; the values of single runs stay visible behind, if
     there are not too many.
+
+    Args:
+        runs: of one line of work.
+        labels: what the legend calls each of them; without any, the shortest names that tell the settings apart.
 
     Raises:
         UserError: no run or none with metrics, or runs of different lines of work.
@@ -97,7 +101,7 @@ def figure(runs: Sequence[RunFolder]) -> Figure:
     panels = shown_curves(line, found)
     if not panels:
         raise UserError(f"the runs have logged none of {', '.join(line.curves)}")
-    settings = settings_of(line, found)
+    settings = settings_of(line, found, dict(zip((run.path for run in runs), labels, strict=False)))
     width = max(4.1 * len(panels), 6.4)
     picture = Figure(figsize=(width, 3.9), facecolor="white")
     FigureCanvasAgg(picture)
@@ -158,13 +162,17 @@ def _tells(line: Line, metric: str, run: Run) -> bool:
     return line.reference(run.experiment, metric) is not None or bool(np.nan_to_num(values).any())
 
 
-def settings_of(line: Line, runs: Sequence[Run]) -> list[Setting]:
-    """The runs grouped into settings, in the order of their first runs."""
+def settings_of(line: Line, runs: Sequence[Run], names: Mapping[str, str] | None = None) -> list[Setting]:
+    """The runs grouped into settings, in the order of their first runs; `names`: theirs by the paths of runs."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         setting = run.experiment.model_dump(mode="json", exclude=NOT_THE_SETTING)
         groups.setdefault(repr(setting), []).append(run)
-    labels = _labels(line, [group[0].experiment for group in groups.values()])
+    firsts = [group[0] for group in groups.values()]
+    labels = [
+        (names or {}).get(run.folder.path, label)
+        for run, label in zip(firsts, _labels(line, [run.experiment for run in firsts]), strict=True)
+    ]
     return [
         Setting(
             group,

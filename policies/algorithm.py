@@ -164,9 +164,7 @@ class PolicyOptimization(Algorithm):
         started = time.perf_counter()
         rollouts = self._sample()
         sampled = time.perf_counter()
-        episodes = EpisodeRecords()
-        for rollout in rollouts:
-            episodes = episodes.followed_by(rollout.episodes)
+        episodes = EpisodeRecords.joined(rollout.episodes for rollout in rollouts)
         self.constraint.observe(episodes.costs, episodes.lengths)
         results = self._learn(rollouts)
         self.updates += 1
@@ -261,15 +259,23 @@ class PolicyOptimization(Algorithm):
             if rollout.moments is not None:
                 moments = moments or RunningMoments(len(rollout.moments.mean))
                 moments.merge(rollout.moments)
-        results = self.learner_group.update(
-            training_data=TrainingData(batch_refs=shards),
-            objective=self.constraint.objective(),
-            moments=moments,
-            iteration=self.updates,
-            remaining=max(0.0, 1.0 - self.env_steps / self.experiment.steps),
-            return_state=True,
-            defer_solve_refs_to_learner=True,
-        )
+        try:
+            results = self.learner_group.update(
+                training_data=TrainingData(batch_refs=shards),
+                objective=self.constraint.objective(),
+                moments=moments,
+                iteration=self.updates,
+                remaining=max(0.0, 1.0 - self.env_steps / self.experiment.steps),
+                return_state=True,
+                defer_solve_refs_to_learner=True,
+            )
+        except ray.exceptions.RayError as error:
+            # The others complain about their connection to the one that died, and may be heard first.
+            lost = self.experiment.learner.learners - self.learner_group._worker_manager.num_healthy_actors()
+            if not lost:
+                raise
+            died = f"{lost} learner{'s'[: lost != 1]} died"
+            raise TrainingStopped(f"stopped at env step {self.env_steps}: {died}; resume the run") from error
         self._weights = next(result["weights"] for result in results if result["weights"] is not None)
         self._bonus_weights = next(result["bonus"] for result in results if result["bonus"] is not None)
         self.constraint.cost_scale = results[0]["cost_scale"]

@@ -17,7 +17,7 @@ _FOUND = 1e-9
 
 BONUSES: dict[str, Mapping[str, Any]] = {
     "none": {"preset": "trpo", **{name: _PAPER[name] for name in ("rollout", "advantage", "update")}},
-    "prediction-error": {"preset": "surprisal", "bonus": {"kind": "prediction-error"}},
+    "prediction-error": {"preset": "surprisal", "bonus": {"kind": "prediction-error", "critic": "none"}},
     "surprisal": {"preset": "surprisal"},
     "learning-progress": {"preset": "learning-progress"},
     "vime": {"preset": "vime"},

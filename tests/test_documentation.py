@@ -66,6 +66,12 @@ def environments() -> set[str]:
     return {row.id for row in list_environments()}
 
 
+def is_known(env: str) -> bool:
+    """Whether an environment is installed, or an example's module registers it."""
+    module, colon, _ = env.rpartition(":")
+    return (ROOT / "examples" / f"{module}.py").exists() if colon else env in environments()
+
+
 def parse(words: list[str]) -> None:
     """Parses a command line and does nothing."""
     root = typer.main.get_command(app)
@@ -92,7 +98,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "resume", lambda run, **options: seen.append(None))
     assert run(words) == 0
     ids = [each.env.id for each in seen if hasattr(each, "env")]
-    assert [id for id in ids if id not in environments()] == []
+    assert [id for id in ids if not is_known(id)] == []
     assert len(seen) == 1
 
 
@@ -144,7 +150,7 @@ def test_every_example_is_valid_and_says_what_it_is_and_how_to_run_it(path, monk
         experiment = search.experiment_at(fields, search.check(fields, settings)[0])
     else:
         experiment = experiments.load(name(path))
-    assert not hasattr(experiment, "env") or experiment.env.id in environments()
+    assert not hasattr(experiment, "env") or is_known(experiment.env.id)
     assert path.read_text(encoding="utf-8").startswith("# ")
     header = examples_in_header(path)
     begins = [["tune", name(path)]] if searched else [["train", name(path)], ["meta", "train", name(path)]]
@@ -216,3 +222,9 @@ def test_every_field_of_a_constraint_is_on_the_page_of_safe_rl():
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
     assert sorted(page.name for page in PAGES[1:]) == sorted(re.findall(r"[\w-]+\.md", navigation))
+
+
+@pytest.mark.parametrize("test", re.findall(r"`(tests/\S+::\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+def test_what_shows_a_fault_is_a_test(test: str) -> None:
+    file, _, function = test.partition("::")
+    assert re.search(rf"^def {function}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)

@@ -10,6 +10,23 @@ from phases import LEARNING, SAMPLING, SYNC, Stopwatch, run
 from quadriga.platform.runtime import ensure_ray
 
 
+def register_ram(env: str) -> None:
+    """Makes RLlib's `env` the game with its bytes as numbers from 0 to 1, as ours; `MeanStdFilter` takes no bytes."""
+    import ale_py
+    import gymnasium
+    import numpy as np
+    from ray.tune.registry import register_env
+
+    gymnasium.register_envs(ale_py)
+
+    def make(config: dict[str, Any]) -> gymnasium.Env:
+        game = gymnasium.make(env, **config)
+        space = gymnasium.spaces.Box(0.0, 1.0, game.observation_space.shape, np.float32)
+        return gymnasium.wrappers.TransformObservation(game, lambda ram: ram / np.float32(255), space)
+
+    register_env(env, make)
+
+
 def measure(specification: dict[str, Any]) -> dict[str, Any]:
     """Iterations of stock PPO with the settings of the specification, on the same Ray as ours."""
     ensure_ray()
@@ -21,10 +38,7 @@ def measure(specification: dict[str, Any]) -> dict[str, Any]:
     from ray.rllib.utils.metrics import NUM_MODULE_STEPS_TRAINED_LIFETIME as ROWS_TRAINED
 
     if specification["env"].startswith("ALE/"):
-        import ale_py
-        import gymnasium
-
-        gymnasium.register_envs(ale_py)
+        register_ram(specification["env"])
     logging.getLogger("ray.rllib").setLevel("ERROR")
     settings = specification["settings"]
     normalize = settings["normalize_observations"]

@@ -64,6 +64,21 @@ def test_results_do_not_depend_on_the_number_of_workers(make_experiment):
             assert int(state["steps"]) == int(alone["steps"]) == 15
 
 
+def test_workers_on_other_machines_give_the_same_bits(make_experiment, kill_actor, monkeypatch):
+    """Without shared memory all goes through the object store, as it does between machines."""
+    experiment = experiment_of(make_experiment)
+    phi = initial_weights(experiment, SequentialRunner(experiment).distribution)
+    expected, _ = advance(LocalPool(experiment), experiment, range(4), phi)
+    monkeypatch.setattr(pools.Board, "make", lambda slots, size: None)
+    pool = start(RayPool, experiment, {"workers": 2})
+    first, phi = advance(pool, experiment, range(2), phi)
+    assert pool._near == [False, False]
+    kill_actor(pool._workers[0])
+    rest, _ = advance(pool, experiment, range(2, 4), phi)
+    np.testing.assert_array_equal(np.stack(first + rest), np.stack(expected))
+    pool.stop()
+
+
 @pytest.mark.parametrize("keep_every", [2, 20])
 def test_a_killed_worker_s_slice_is_learned_again(make_experiment, kill_actor, monkeypatch, keep_every):
     monkeypatch.setattr(pools, "KEEP_EVERY", keep_every)
@@ -73,6 +88,7 @@ def test_a_killed_worker_s_slice_is_learned_again(make_experiment, kill_actor, m
     expected, _ = advance(alone, experiment, range(5), phi)
     pool = start(RayPool, experiment, {"workers": 2})
     first, phi = advance(pool, experiment, range(3), phi)
+    assert pool._near == [True, True]
     kill_actor(pool._workers[1])
     rest, _ = advance(pool, experiment, range(3, 5), phi)
     kill_actor(pool._workers[0])

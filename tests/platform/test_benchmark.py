@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,21 @@ def test_what_is_not_finished_is_named(tmp_path: Path) -> None:
     assert "| walk-fast-Bowl-v0-seed1 | 0 | not run to its end yet |" in text
     with pytest.raises(UserError, match="holds no trials"):
         benchmark_report.collect(line, benchmark, str(tmp_path / "elsewhere"))
+
+
+@pytest.mark.usefixtures("walk_line")
+def test_of_what_some_trials_never_came_to_the_table_says_how_many_did(tmp_path: Path) -> None:
+    trials = bowl(["walk"], [0, 1, 2])
+    train(trials, tmp_path)
+    assert Session(str(tmp_path), trials).run() == []  # nothing to do: without Ray
+    line, benchmark = find_benchmark("bowl")
+    results, _ = benchmark_report.collect(line, benchmark, str(tmp_path))
+    for values, said in (((10.0, 30.0, math.inf), "20 in 2 of 3"), ((math.inf,) * 3, "never")):
+        changed = [
+            replace(result, measures={**result.measures, "cost": value})
+            for result, value in zip(results, values, strict=True)
+        ]
+        assert f"| {said} |" in benchmark_report.markdown(benchmark, "bowl", changed, [], [])
 
 
 def test_measures_at_the_end_are_means_over_the_last_steps() -> None:

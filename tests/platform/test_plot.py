@@ -126,6 +126,12 @@ def test_runs_of_one_preset_are_told_apart_by_what_differs(make_run: RunMaker) -
     assert len(set(labels)) == 4
 
 
+def test_labels_that_are_given_stand_in_the_legend(make_run: RunMaker) -> None:
+    runs = [make_run(learning_rate=1e-3), make_run(learning_rate=1e-2, seed=0), make_run(learning_rate=1e-2, seed=1)]
+    picture = figure(runs, ["slow", "fast", "fast"])
+    assert list(curves(picture.axes[0])) == ["slow", "fast (2 seeds)"]
+
+
 def test_runs_of_several_tasks_are_told_apart_by_the_task(make_run: RunMaker) -> None:
     picture = figure([make_run(task="A-v0"), make_run(task="B-v0")])
     assert list(curves(picture.axes[0])) == ["toy, A-v0", "toy, B-v0"]

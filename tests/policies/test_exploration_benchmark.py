@@ -21,6 +21,11 @@ def test_variants_of_control_differ_in_the_bonus_alone() -> None:
     assert [trial.experiment.bonus.kind for trial in trials] == list(suite.variants)
     settings = [trial.experiment.model_dump(exclude={"bonus", "preset", "name"}) for trial in trials]
     assert all(each == settings[0] for each in settings)
+    of_its_kind = {"kind", "k", "dynamics"}
+    bonuses = [trial.experiment.bonus.model_dump(exclude=of_its_kind) for trial in trials[1:]]
+    assert all(each == bonuses[0] for each in bonuses), "who learns its value, eta, decay"
+    models = [t.experiment.bonus.dynamics for t in trials[1:] if t.variant != "vime"]
+    assert all(each == models[0] for each in models)
 
 
 def test_under_a_limit_the_bonus_is_all_that_is_added() -> None:
