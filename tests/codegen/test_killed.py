@@ -58,7 +58,7 @@ def test_corpus(packages, tmp_path):
 def test_finetune(model, packages, tmp_path):
     made = tmp_path / "corpus"
     finish("code", "corpus", "build", packages, "--against", "none", "--near", "2", "--json", "-o", made)
-    fields = ["data.length=128", "batch_size=4", "report_every=2", "checkpoint.every=1", "optimizer.warmup_steps=2"]
+    fields = ["data.length=128", "batch_size=4", "report_every=2", "checkpoint.every_iterations=1", "optimizer.warmup_steps=2"]
     chosen = [part for each in fields for part in ("--set", each)]
     words = ["code", "finetune", "codex-functions", "--corpus", made, "--model", model, "--steps", 60, *chosen]
     where = ["--runs-dir", tmp_path, "--json"]
