@@ -43,6 +43,9 @@ test: setup ## run the tests but the slow ones
 test-slow: setup ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
+test-programs: ## install Debian's chromium, prometheus and shellcheck, without which some tests are skipped
+	apt-get install --yes --no-install-recommends chromium prometheus shellcheck
+
 lint: setup ## ruff's rules and format, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -92,4 +95,4 @@ $(DOCS_INSTALLED): $(INSTALLED) requirements/docs.txt
 	@$(PIP_INSTALL) -r requirements/docs.txt
 	@touch $@
 
-.PHONY: setup demo test test-slow lint typecheck bench docs clean help
+.PHONY: setup demo test test-slow test-programs lint typecheck bench docs clean help

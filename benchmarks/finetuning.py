@@ -10,12 +10,11 @@ AdamW, in turn, each round from the same weights. CPU seconds are those of the p
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import sysconfig
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import machine
 import torch
-from comparison import markdown_table, ratio, show_ratio, show_spread, spread
+import two_sides
 
 from quadriga.codegen import corpus, packing
 from quadriga.codegen.experiment import CodeExperiment
 from quadriga.codegen.finetuning import Worker
-from quadriga.platform.tables import print_table
 
 GOAL = 1.0
 MODULES = ("statistics.py", "textwrap.py", "calendar.py", "difflib.py", "fractions.py", "tarfile.py", "zipfile.py")
@@ -40,34 +38,19 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
     known = machine.describe()
-    results: dict[str, list[float]] = {"ours": [], "Trainer": []}
     with tempfile.TemporaryDirectory() as scratch:
         experiment = prepare(arguments, Path(scratch))
         worker = Worker(experiment)
         first = {name: each.clone() for name, each in worker.state()["weights"].items()}
-        sides = {"ours": ours, "Trainer": trainer}
-        for round_ in range(arguments.rounds):
-            for name, side in sides.items():
-                worker._student.load(first)
-                began = time.process_time()
-                tokens = side(worker, experiment, arguments.steps, Path(scratch))
-                results[name].append(1000 * (time.process_time() - began) / tokens)
-            print(f"round {round_ + 1} of {arguments.rounds} measured", file=sys.stderr, flush=True)
-    known["load_average_after"] = list(os.getloadavg())
-    headers = ("side", "CPU ms a token")
-    rows = [(name, show_spread(spread(values))) for name, values in results.items()]
-    print_table(headers, rows)
-    gained = ratio(results["ours"], results["Trainer"])
-    reached = "reached" if gained.of_medians >= GOAL else "missed"
-    said = f"{show_ratio(gained)} the tokens of the Trainer a CPU second (goal {GOAL:g}x: {reached})"
+
+        def side(learn: Callable[..., int], round_: int) -> int:
+            worker._student.load(first)
+            return learn(worker, experiment, arguments.steps, Path(scratch))
+
+        sides = {two_sides.OURS: partial(side, ours), "the Trainer": partial(side, trainer)}
+        results = two_sides.measure(sides, arguments.rounds)
     asked = f"{arguments.model}, {arguments.steps} steps of {BATCH} rows of {arguments.length} tokens, {MICRO} at once"
-    print(f"\n{said}\n{asked}\n{machine.sentence(known)}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": known, "asked": asked, "ms": results}, indent=1) + "\n")
-    if arguments.markdown:
-        parts = [f"### Fine-tuning a model of code\n\n{machine.sentence(known)}. {asked}.\n"]
-        parts += [markdown_table(headers, rows) + f"\n\n- {said}\n"]
-        arguments.markdown.write_text("\n".join(parts), encoding="utf-8")
+    two_sides.report("Fine-tuning a model of code", results, GOAL, asked, known, arguments)
 
 
 def prepare(arguments: argparse.Namespace, scratch: Path) -> CodeExperiment:
@@ -137,10 +120,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2", help="as of quadriga code finetune (default: smollm2)")
     parser.add_argument("--steps", type=int, default=4, help="of a round (default: 4)")
     parser.add_argument("--length", type=int, default=512, help="tokens of a row (default: 512)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="one step, one round, short rows")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a fragment for RESULTS.md")
+    two_sides.add_options(parser, quick="one step, one round, short rows")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.steps, arguments.rounds, arguments.length = 1, 1, 256

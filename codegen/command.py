@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quadriga.codegen.corpus_command import app as corpus
+from quadriga.codegen.describe_command import describe
 from quadriga.codegen.finetune_command import export, finetune
 from quadriga.codegen.new_command import new
 from quadriga.codegen.options import (
@@ -33,8 +33,8 @@ from quadriga.codegen.options import (
 from quadriga.codegen.rank_command import rank
 from quadriga.codegen.sample_command import evaluate, sample
 from quadriga.codegen.sandbox.limits import KINDS, MEGABYTE, Limits, Mode, Tier
-from quadriga.platform.errors import TrainingInterrupted, UserError
-from quadriga.platform.interrupts import Interrupts
+from quadriga.platform.errors import UserError
+from quadriga.platform.interrupts import resumable
 
 if TYPE_CHECKING:
     from quadriga.codegen.execution import Plan, Summary
@@ -51,6 +51,7 @@ app.command(short_help="Write a fine-tuned model.")(export)
 app.command(short_help="Let a model write solutions.")(sample)
 app.command(short_help="Sample, execute, pass@k over temperatures.")(evaluate)
 app.command(short_help="Choose one of n samples.")(rank)
+app.command(short_help="Let a model write docstrings.")(describe)
 
 
 @app.callback()
@@ -113,7 +114,7 @@ def execute(
     if work.left_out:
         warn(f"k = {', '.join(map(str, work.left_out))} left out: more than the samples of some problem")
     target = out or default_out(samples)
-    with Interrupts() as interrupts:
+    with resumable(f"what was judged is in {target}; the same command goes on"):
         pool = None
         try:
             pool = _pool(workers, limits, chosen_mode, chosen_tier, unsafe, use_ray=use_ray, address=address)
@@ -123,10 +124,6 @@ def execute(
             summary = execution.execute(
                 work, pool, target, mode=chosen_mode, limits=limits, calibrate=calibrate, progress=progress.at
             )
-        except KeyboardInterrupt:
-            raise TrainingInterrupted(
-                interrupts.received or signal.SIGINT, f"what was judged is in {target}; the same command goes on"
-            ) from None
         finally:
             if pool is not None:
                 pool.close()

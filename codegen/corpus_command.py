@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Annotated
 import typer
 
 from quadriga.codegen.options import Address, AsJson
-from quadriga.platform.errors import TrainingInterrupted, UserError
-from quadriga.platform.interrupts import Interrupts
+from quadriga.platform.errors import UserError
+from quadriga.platform.interrupts import resumable
 
 INTERVAL_S = 5.0
 
@@ -80,13 +79,8 @@ def build(
             said = time.monotonic()
             print(f"{done:,}/{total:,} packages", file=sys.stderr, flush=True)
 
-    with Interrupts() as interrupts:
-        try:
-            report = corpus.build(settings, out, corpus.on_ray if workers else None, progress)
-        except KeyboardInterrupt:
-            raise TrainingInterrupted(
-                interrupts.received or signal.SIGINT, f"what was read is in {out}; the same command goes on"
-            ) from None
+    with resumable(f"what was read is in {out}; the same command goes on"):
+        report = corpus.build(settings, out, corpus.on_ray if workers else None, progress)
     if as_json:
         from quadriga.platform.progress import json_line
 

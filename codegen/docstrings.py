@@ -56,3 +56,26 @@ def split(source: str, name: str) -> tuple[str, str]:
                 kept.insert(first.lineno - 1, " " * first.col_offset + "pass\n")
             return docstring, "".join(kept)
     raise KeyError(name)
+
+
+def replaced(prompt: str, name: str, docstring: str) -> str:
+    """A problem's prompt with another docstring.
+
+    Args:
+        prompt: up to the docstring of the function `name`, or to its signature if it has none.
+        name: of the function.
+        docstring: source text of the new one, as a model writes it.
+
+    Raises:
+        SyntaxError: the prompt is not Python, or with the new docstring it is not.
+        KeyError: there is no such function.
+    """
+    whole = prompt.rstrip("\n") + "\n    pass\n"
+    node = next((each for each in ast.parse(whole).body if getattr(each, "name", None) == name), None)
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        raise KeyError(name)
+    lines = whole.splitlines(keepends=True)[: node.body[0].lineno - 1]
+    indented = "\n".join(f"    {line}" if line.strip() else "" for line in clean(docstring).splitlines())
+    made = "".join(lines) + f'    """\n{indented}\n    """\n'
+    ast.parse(made + "    pass\n")
+    return made

@@ -17,6 +17,7 @@ from quadriga.codegen.models import (
     Source,
     choose_device,
     choose_dtype,
+    lay_out_for_decoding,
     load,
     needs,
     read_config,
@@ -58,7 +59,10 @@ class Setup:
         """
         device = choose_device(self.device)
         dtype = choose_dtype(self.dtype, device)
-        return load(self.source, dtype, device, capacity=self.capacity, slots=self.slots)
+        loaded = load(self.source, dtype, device, capacity=self.capacity, slots=self.slots)
+        if device.type == "cpu":
+            lay_out_for_decoding(loaded.model)
+        return loaded
 
     def require_memory(self) -> None:
         """Estimates before anything is loaded.

@@ -31,6 +31,10 @@ class DataSettings(Section):
     validation_share: Annotated[
         float, Field(ge=0, lt=1, description="of the documents, by a hash of their text; never learned")
     ] = 0.02
+    standalone: Annotated[bool, Field(description="of functions and docstrings: no methods of classes")] = False
+    examples: Annotated[
+        bool, Field(description="of functions and docstrings: only where the docstring shows a call, by >>>")
+    ] = False
     limit: Annotated[int | None, Field(ge=1, description="only the first so many documents")] = None
 
     @model_validator(mode="after")

@@ -124,6 +124,7 @@ class Contamination:
         """Takes prompts and canonical solutions; tests are in neither and cannot leak by themselves."""
         self._spans: set[int] = set()
         self._solutions: set[str] = set()
+        self._names: set[str] = set()
         for problem in problems:
             self._spans.update(_spans(problem.prompt))
             whole = problem.program(problem.canonical)
@@ -131,13 +132,14 @@ class Contamination:
             for function in _functions(whole):
                 if function.name == problem.entry_point and len(function.body) > 0:
                     self._solutions.add(_shape(function))
+                    self._names.add(function.name)
 
     def found(self, text: str, tree: ast.AST | None = None) -> bool:
         """Whether `text` shares words in a row with a problem, or holds a function that is its solution."""
         if not self._spans.isdisjoint(_spans(text)):
             return True
         functions = _functions(text) if tree is None else _functions_of(tree)
-        return any(_shape(function) in self._solutions for function in functions)
+        return any(each.name in self._names and _shape(each) in self._solutions for each in functions)
 
 
 def _spans(text: str) -> Iterable[int]:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORED = -100
+OPEN_ROWS = 32
+"""How far back an example looks for room: enough to fill rows, and every example stays near its place in the order."""
 
 Tokens = NDArray[np.int64]
 
@@ -57,7 +59,7 @@ def chunks(tokens: Sequence[int], length: int) -> Iterable[Example]:
 
 
 def pack(examples: Iterable[Example], length: int, pad: int) -> Packed:
-    """Fills rows in the order of the examples; one that does not fit begins the next row.
+    """Fills rows in the order of the examples: each goes to the first of the last `OPEN_ROWS` rows with room for it.
 
     Args:
         examples: in order.
@@ -71,9 +73,11 @@ def pack(examples: Iterable[Example], length: int, pad: int) -> Packed:
         if size > length or not target:
             left_out += 1
             continue
-        if not rows or len(rows[-1][0]) + size > length:
-            rows.append(([], [], []))
-        ids, labels, positions = rows[-1]
+        row = next((row for row in rows[-OPEN_ROWS:] if len(row[0]) + size <= length), None)
+        if row is None:
+            row = ([], [], [])
+            rows.append(row)
+        ids, labels, positions = row
         ids += [*prompt, *target]
         # The first token of an example has nothing before it that could predict it.
         labels += [*([IGNORED] * len(prompt)), *(target if prompt else [IGNORED, *target[1:]])]

@@ -2,68 +2,31 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quadriga.codegen.options import (
-    Address,
-    AsJson,
-    Device,
-    Dtype,
-    EngineKind,
-    Ks,
-    MaxNewTokens,
-    Model,
-    Problems,
-    Samplers,
-    Seed,
-    Slots,
-    Stop,
-    Timeout,
-    TopP,
-    Unsafe,
-    Workers,
-    cpus,
-    parse_ks,
-    warn,
-)
-from quadriga.platform.errors import TrainingInterrupted, UserError
-from quadriga.platform.interrupts import Interrupts
+from quadriga.codegen.options import AsJson, Ks, Timeout, Unsafe, Workers, cpus, parse_ks, warn
+from quadriga.codegen.sampling_options import SamplingOptions
+from quadriga.platform.errors import UserError
+from quadriga.platform.interrupts import resumable
+from quadriga.platform.options import unfold
 
 if TYPE_CHECKING:
     from quadriga.codegen.decoding import Decoding
-    from quadriga.codegen.engines import Engines
-    from quadriga.codegen.sampling import Made, Plan
+    from quadriga.codegen.sampling import Plan
     from quadriga.codegen.sweep import Point
-
-INTERVAL_S = 5.0
-PROMPTING = "completion"
 
 Samples = Annotated[int, typer.Option("--samples", "-n", min=1, metavar="N", help="Of each problem.")]
 
 
+@unfold
 def sample(
-    model: Model = "smollm2",
-    problems: Problems = "humaneval",
+    options: SamplingOptions,
     samples: Samples = 1,
     temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")] = 0.2,
-    top_p: TopP = 0.95,
-    max_new_tokens: MaxNewTokens = 300,
-    stop: Stop = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Samples.")] = Path("samples.jsonl"),
-    seed: Seed = 0,
-    slots: Slots = 32,
-    samplers: Samplers = 0,
-    address: Address = None,
-    engine: EngineKind = "quadriga",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Let a model write solutions, many of each problem, into a file for `quadriga code execute`.
@@ -76,12 +39,10 @@ def sample(
 
     if not out.name.endswith(".jsonl"):
         raise UserError(f"--out: expected a name that ends with .jsonl, got {out.name!r}")
-    work, engines = _prepare(
-        model, problems, samples, temperature, top_p, max_new_tokens, stop, seed, slots, samplers, engine, dtype, device
-    )
-    with _Interruptible(f"what was made is in {out}; the same command goes on"):
+    work, engines = options.prepare(samples, temperature)
+    with resumable(f"what was made is in {out}; the same command goes on"):
         try:
-            made = _sample(work, engines, out, address, samplers, quiet=as_json)
+            made = options.run(work, engines, out, quiet=as_json)
         finally:
             engines.close()
     if as_json:
@@ -93,30 +54,20 @@ def sample(
     again = f", {made.resumed:,} of them by an earlier run" if made.resumed else ""
     print(f"{made.samples:,} samples of {len(work.problems):,} problems{again}")
     print(f"samples: {out}\nsettings: {sampling.settings_path(out)}")
-    print(f"next: quadriga code execute {out} --problems {problems}")
+    print(f"next: quadriga code execute {out} --problems {options.problems}")
 
 
+@unfold
 def evaluate(
-    model: Model = "smollm2",
-    problems: Problems = "humaneval",
+    options: SamplingOptions,
     samples: Samples = 10,
     temperatures: Annotated[
         str, typer.Option("--temperatures", metavar="T,T,...", help="Each gets its own samples.")
     ] = "0.2,0.8",
     k: Ks = "1,10,100",
-    top_p: TopP = 0.95,
-    max_new_tokens: MaxNewTokens = 300,
-    stop: Stop = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Samples, results, picture.")] = Path(
         "code-evaluation"
     ),
-    seed: Seed = 0,
-    slots: Slots = 32,
-    samplers: Samplers = 0,
-    address: Address = None,
-    engine: EngineKind = "quadriga",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
     timeout: Timeout = 3.0,
     workers: Workers = None,
     unsafe: Unsafe = False,
@@ -136,22 +87,21 @@ def evaluate(
     kept = sorted({each for each in ks if each <= samples})
     if len(kept) < len(set(ks)):
         warn(f"k = {', '.join(str(each) for each in sorted(set(ks) - set(kept)))} left out: more than --samples")
-    work, engines = _prepare(
-        model, problems, samples, asked[0], top_p, max_new_tokens, stop, seed, slots, samplers, engine, dtype, device
-    )
+    work, engines = options.prepare(samples, asked[0])
     works = [_at(work, temperature) for temperature in asked]
     points: list[Point] = []
-    with _Interruptible(f"what was made is in {out}; the same command goes on"):
+    with resumable(f"what was made is in {out}; the same command goes on"):
         try:
             for part in works:
                 path = sweep.samples_path(out, part.settings.decoding.temperature)
-                _sample(part, engines, path, address, samplers, quiet=as_json)
+                options.run(part, engines, path, quiet=as_json)
                 points.append(_judge(part, path, kept, timeout, workers or cpus(), unsafe))
         finally:
             engines.close()
     settings = {name: value for name, value in work.settings.as_json().items() if name != "temperature"}
-    sweep.write(out, points, {**settings, "problems": problems, "samples_per_problem": samples})
-    title = f"{Path(model).name} on {Path(problems).name}, {samples} sample{'s' if samples > 1 else ''} a problem"
+    sweep.write(out, points, {**settings, "problems": options.problems, "samples_per_problem": samples})
+    plural = "s" if samples > 1 else ""
+    title = f"{Path(options.model).name} on {Path(options.problems).name}, {samples} sample{plural} a problem"
     pictures.save(pictures.pass_at_k(points, title), out / sweep.PICTURE)
     if as_json:
         from quadriga.platform.progress import json_line
@@ -170,62 +120,11 @@ def evaluate(
     print(f"numbers: {out / sweep.SUMMARY}\npicture: {out / sweep.PICTURE}")
 
 
-def _prepare(
-    model: str,
-    source: str,
-    samples: int,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
-    stop: str | None,
-    seed: int,
-    slots: int,
-    samplers: int,
-    engine: str,
-    dtype: str,
-    device: str,
-) -> tuple[Plan, Engines]:
-    """Everything that can be said to be wrong before a model is loaded is said here."""
-    from quadriga.codegen import models, sampling
-    from quadriga.codegen.decoding import Decoding
-    from quadriga.codegen.engines import Engines, Setup
-    from quadriga.codegen.problems import problems as load_problems
-    from quadriga.codegen.prompts import stop_sequences
-
-    decoding = Decoding(temperature, top_p, max_new_tokens, stop_sequences(stop))
-    chosen = models.choose_dtype(dtype, models.choose_device(device))
-    found = models.find(model)
-    setup = Setup(found, models.dtype_name(chosen), device, slots, workers=samplers)
-    engines = Engines(setup, engine)
-    known = load_problems(source)
-    config, tokenizer = models.read_config(found), models.read_tokenizer(found)
-    settings = sampling.Settings(
-        model, found.fingerprint(), models.dtype_name(chosen), engine, PROMPTING, decoding, seed
-    )
-    context = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
-    return sampling.plan(known, tokenizer, samples, settings, context), engines
-
-
 def _at(work: Plan, temperature: float) -> Plan:
     from dataclasses import replace
 
     decoding: Decoding = replace(work.settings.decoding, temperature=temperature)
     return replace(work, settings=replace(work.settings, decoding=decoding))
-
-
-def _sample(work: Plan, engines: Engines, out: Path, address: str | None, samplers: int, *, quiet: bool) -> Made:
-    from quadriga.codegen import sampling
-
-    def engine() -> sampling.Engine:
-        if samplers:
-            from quadriga.platform.runtime import ensure_ray
-
-            ensure_ray(address, num_cpus=samplers)
-        elif address is not None:
-            raise UserError("--address: a cluster needs --samplers, the number of actors on it")
-        return engines.engine(work.settings.decoding, work.capacity)
-
-    return sampling.sample(work, engine, out, _progress(work, quiet=quiet))
 
 
 def _judge(work: Plan, path: Path, kept: list[int], timeout: float, workers: int, unsafe: bool) -> Point:
@@ -244,35 +143,3 @@ def _judge(work: Plan, path: Path, kept: list[int], timeout: float, workers: int
     if summary.verdicts["infrastructure_error"]:
         warn(f"{summary.verdicts['infrastructure_error']:,} samples of {path.name} were not judged; see {path.parent}")
     return sweep.Point(work.settings.decoding.temperature, summary.pass_at_k, summary.samples)
-
-
-class _Interruptible:
-    """Turns Ctrl-C into a message that says how to go on."""
-
-    def __init__(self, message: str) -> None:
-        self._message, self._interrupts = message, Interrupts()
-
-    def __enter__(self) -> None:
-        self._interrupts.__enter__()
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self._interrupts.__exit__(kind, error, traceback)
-        if isinstance(error, KeyboardInterrupt):
-            raise TrainingInterrupted(self._interrupts.received or signal.SIGINT, self._message) from None
-
-
-def _progress(work: Plan, *, quiet: bool) -> Callable[[Made], None]:
-    """A line on standard error every few seconds."""
-    began = said = time.monotonic()
-
-    def at(made: Made) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if quiet or now - said < INTERVAL_S:
-            return
-        said = now
-        rate = made.tokens / (now - began)
-        where = f"T = {work.settings.decoding.temperature:g}: {made.samples:,}/{work.total:,} samples"
-        print(f"{where}, {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
-
-    return at

@@ -14,8 +14,8 @@ from quadriga.codegen.problems import problems
 from quadriga.codegen.prompts import completion_prompt
 from quadriga.platform.errors import UserError
 
-COLUMNS = {"files": ["text"], "functions": ["prompt", "body"]}
-COLUMNS["docstrings"] = [*COLUMNS["functions"], "name", "docstring"]
+FUNCTION_COLUMNS = ["prompt", "body", "name", "docstring"]
+COLUMNS = {"files": ["text"], "functions": FUNCTION_COLUMNS, "docstrings": FUNCTION_COLUMNS}
 
 
 class Document(NamedTuple):
@@ -47,6 +47,8 @@ def documents(settings: DataSettings) -> Iterator[Document]:
     for row in corpus.table(Path(settings.corpus) / name, COLUMNS[settings.form]).to_pylist():
         if settings.form == "files":
             yield Document("", row["text"])
+        elif (settings.standalone and "." in row["name"]) or (settings.examples and ">>>" not in row["docstring"]):
+            continue
         elif settings.form == "functions":
             # As a problem's prompt is shown when it is sampled: without the white space at its end.
             prompt = row["prompt"].rstrip()

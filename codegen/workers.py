@@ -7,17 +7,20 @@ to another one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 
 from quadriga.codegen.pool import LOOK_AHEAD, Agenda
 from quadriga.codegen.sandbox.limits import Isolation, Limits, Mode, Tier, Verdict
 from quadriga.codegen.sandbox.supervisor import ATTEMPTS, Job, Sandbox, oversized
 from quadriga.platform.errors import UserError, one_line
 from quadriga.platform.placement import sandbox_resources
+
+logger = logging.getLogger("quadriga")
 
 BATCH = 16
 IN_FLIGHT = 2
@@ -123,9 +126,14 @@ class RayPool:
             place, batch = flying.pop(reference)
             try:
                 done = ray.get(reference)
-            except RayActorError:
+            except (RayActorError, ObjectLostError):
                 lost = [batch, *(other for at, other in flying.values() if at == place)]
                 flying = {ref: entry for ref, entry in flying.items() if entry[0] != place}
+                logger.warning(
+                    "sandbox worker %d died and is replaced; its %d samples under way run again",
+                    place,
+                    sum(len(part.jobs) for part in lost),
+                )
                 self.actors[place], load[place] = self._start(), 0
                 for part in lost:
                     yield from self._give_up(part, again)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from quadriga.metalearn.experiment import CustomSettings, MetaExperiment, SineSettings
 from quadriga.metalearn.presets import PRESETS
+from quadriga.metalearn.published import published
 from quadriga.platform import placement
 from quadriga.platform.lines import Demand, EvaluationRequest, Line, Trainer
 
@@ -91,4 +92,5 @@ LINE = Line(
     cpus=_cpus,
     demands=_demands,
     check=_check,
+    published=published,
 )

@@ -183,6 +183,7 @@ class RayPool:
         self.restarts = 0
         # Each worker's states, or None in the beginning; and the meta-iterations since, with their phi.
         self._states: list[Any] = [None] * len(self._shares)
+        self._copies: list[Any] = []
         self._since: list[tuple[int, Vector]] = []
         # Made with the first phi; which workers have found it is known from their answers.
         self._board: Board | None = None
@@ -226,7 +227,7 @@ class RayPool:
             learned.directions.extend(directions)
             learned.losses.extend(losses)
         if keep:
-            self._states, self._since = [states for _, states in pairs], []
+            self._hold([states for _, states in pairs])
         elif self._carried:
             self._since.append((iteration, phi.copy()))
         return learned
@@ -285,7 +286,18 @@ class RayPool:
 
         for index, reference in enumerate(list(asked)):
             self._answer(index, reference, ask)
-        self._states, self._since = asked, []
+        self._hold(asked)
+
+    def _hold(self, states: list[Any]) -> None:
+        import ray
+
+        # Read here, so that they outlive the node that made them: Ray has a copy then, on one node that of the worker.
+        try:
+            self._states, self._since, self._copies = states, [], ray.get(states)
+        except ray.exceptions.RayError as error:
+            raise TrainingStopped(
+                "the optimizers' states were lost with the node that had them; resume the run"
+            ) from error
 
     def stop(self) -> None:
         import ray
@@ -305,7 +317,7 @@ class RayPool:
     def _answer(self, index: int, reference: Any, ask: Any) -> Any:
         """The answer of a worker; one that has died is replaced and asked again."""
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
         while True:
             try:
@@ -313,7 +325,7 @@ class RayPool:
             except RayTaskError as error:
                 cause = error.cause
                 raise (cause if isinstance(cause, UserError) else error) from None
-            except RayActorError as error:
+            except (RayActorError, ObjectLostError) as error:  # of the second kind: its node died after it had answered
                 if self.restarts >= self._limit:
                     raise TrainingStopped(
                         f"task worker {index} died, the {self.restarts + 1}th loss; compute.restart_limit allows "

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from quadriga.platform.errors import TrainingInterrupted
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTICE = b"\nfinishing this iteration, then saving a checkpoint; once more to stop at once\n"
 
@@ -66,3 +68,17 @@ class Interrupts:
         # Not through sys.stderr: the signal may have come in the middle of a write to it.
         with contextlib.suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), NOTICE)
+
+
+@contextlib.contextmanager
+def resumable(message: str) -> Iterator[None]:
+    """Work that can be gone on with: a signal ends it with a message that says how.
+
+    Raises:
+        TrainingInterrupted: one came.
+    """
+    with Interrupts() as interrupts:
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise TrainingInterrupted(interrupts.received or signal.SIGINT, message) from None

@@ -5,10 +5,14 @@ Knows nothing of any command.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -68,6 +72,42 @@ Address = Annotated[
     typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (default: RAY_ADDRESS, else a local Ray)."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def unfold(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer is to see it: a parameter that is a dataclass becomes an option for each of its fields.
+
+    So commands with many options in common state them once, and are handed one object. Every field needs a default, and
+    an annotation such as those of this module.
+    """
+    groups: dict[str, type] = {}
+    shown: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            shown.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = kind
+        hints = get_type_hints(kind, include_extras=True)
+        shown += [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            )
+            for field in dataclasses.fields(kind)
+        ]
+
+    @functools.wraps(command)
+    def unfolded(**values: Any) -> None:
+        made = {
+            name: kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
+            for name, kind in groups.items()
+        }
+        command(**values, **made)
+
+    unfolded.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    unfolded.__annotations__ = {each.name: each.annotation for each in shown}
+    del unfolded.__wrapped__
+    return unfolded
 
 
 def parse_count(text: str) -> int:

@@ -13,8 +13,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from quadriga.platform import tokens
 from quadriga.platform.errors import UserError
@@ -27,7 +27,10 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_USAGE_ST
 # Without it Ray turns 127.0.0.1 into the address of the network card and listens on all interfaces.
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
+logger = logging.getLogger("quadriga")
+
 CONNECT_TIMEOUT = 5.0
+REPORT_LENGTH = 300
 JOIN_TIMEOUT = 120.0
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it in the processes of a submitted job; joining then needs no trial, whose connection would count as the
@@ -95,6 +98,8 @@ def ensure_ray(
     except (RuntimeError, ConnectionError, OSError, ValueError) as error:
         what = "a local Ray did not start" if started else f"could not join the Ray cluster at {address}"
         raise UserError(f"{what}: {_first_line(str(error))}") from error
+    if not worker_output:
+        _report_to_log()
     return _describe(address, started)
 
 
@@ -115,6 +120,17 @@ def quiet_core() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
+
+
+def _report_to_log() -> None:
+    """What the cluster reports, as the loss of a node, becomes a warning: Ray prints it between a command's rows."""
+    from ray._private import worker
+
+    def report(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        for message in data["lines"]:
+            logger.warning("Ray: %s", " ".join(message.split()).partition(". ")[0][:REPORT_LENGTH])
+
+    worker.print_to_stdstream = report
 
 
 def _bind_to_loopback() -> None:

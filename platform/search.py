@@ -154,7 +154,12 @@ class HyperBandSettings(Section):
     """HyperBand (Li et al. 2016): brackets of synchronous halving; trials pause at rungs."""
 
     kind: Literal["hyperband"] = "hyperband"
+    grace: Annotated[int | None, Field(gt=0, description="steps before a trial may end; by default a tenth")] = None
     reduction: Annotated[float, Field(gt=1)] = 3.0
+
+    def lengths(self, steps: int) -> int:
+        """The paper's R: how many times the shortest trial fits into a trial of `steps` steps."""
+        return max(1, round(steps / (self.grace or max(1, steps // 10))))
 
 
 class MedianSettings(Section):
@@ -172,6 +177,10 @@ class PBTSettings(Section):
     every: Annotated[int | None, Field(gt=0, description="steps between changes; by default a tenth")] = None
     quantile: Annotated[float, Field(gt=0, le=0.5, description="share that is replaced, and that is copied")] = 0.25
     resample: Annotated[float, Field(ge=0, le=1, description="probability of a fresh draw instead of a nudge")] = 0.25
+
+
+PAUSING = ("hyperband", "pbt")
+"""Schedulers under which a trial waits for others, and goes on from its last checkpoint."""
 
 
 class TrialResources(Section):
@@ -211,6 +220,11 @@ class SearchSettings(Section):
                 raise ValueError(f"parameters.{name}: a grid has no condition; use choice")
         if self.searcher != "random" and grids:
             raise ValueError(f"searcher: expected 'random' with a grid ({grids[0]}), got {self.searcher!r}")
+        if self.scheduler.kind in PAUSING and self.concurrency is not None:
+            raise ValueError(
+                f"concurrency: {self.scheduler.kind!r} pauses trials to compare all of them, so it takes no limit; "
+                "resources says what a trial occupies"
+            )
         if self.scheduler.kind == "pbt":
             if self.searcher != "random":
                 raise ValueError("scheduler.kind: 'pbt' draws its own values; it goes with searcher 'random'")

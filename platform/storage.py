@@ -66,8 +66,17 @@ def exists(filesystem: fs.FileSystem, path: str) -> bool:
 
 def folders(filesystem: fs.FileSystem, path: str) -> list[str]:
     """The names of the folders in the folder `path`, sorted; none if it does not exist."""
+    return _entries(filesystem, path, fs.FileType.Directory)
+
+
+def files(filesystem: fs.FileSystem, path: str) -> list[str]:
+    """The names of the files in the folder `path`, sorted; none if it does not exist."""
+    return _entries(filesystem, path, fs.FileType.File)
+
+
+def _entries(filesystem: fs.FileSystem, path: str, kind: fs.FileType) -> list[str]:
     selector = fs.FileSelector(path, allow_not_found=True)
-    return sorted(info.base_name for info in filesystem.get_file_info(selector) if info.type == fs.FileType.Directory)
+    return sorted(info.base_name for info in filesystem.get_file_info(selector) if info.type == kind)
 
 
 def read(filesystem: fs.FileSystem, path: str) -> bytes:

@@ -24,6 +24,9 @@ from quadriga.platform.run_folder import RunFolder
 from quadriga.platform.search import SearchSettings
 
 OBJECTIVE, STEP, STOPPED, POINT = "objective", "step", "stopped", "point"
+LENGTHS = "lengths"
+"""How far a trial under HyperBand is, in units of the shortest trial."""
+
 STATE, TRAINER = "trial.json", "trainer"
 ROWS = 1000
 """Rows that a checkpoint keeps for the objective's average, at most."""
@@ -109,7 +112,11 @@ class _Trial:
     def report(self) -> dict[str, Any]:
         """What Tune is told of the trial now."""
         means = {name: mean for name, mean in self._search.objective.means(self._rows).items() if not math.isnan(mean)}
-        return {STEP: self._step, OBJECTIVE: self._search.objective.value(self._rows), **means}
+        told = {STEP: self._step, OBJECTIVE: self._search.objective.value(self._rows), **means}
+        if self._search.scheduler.kind == "hyperband":
+            steps = self._experiment.steps
+            told[LENGTHS] = self._step * self._search.scheduler.lengths(steps) / steps
+        return told
 
     def close(self) -> None:
         """Ends the trial's processes and writes what is not written yet."""
@@ -121,8 +128,7 @@ class _Trial:
     def _report(self) -> None:
         from ray import tune
 
-        pauses = self._search.scheduler.kind in ("pbt", "hyperband")  # and goes on from the last checkpoint
-        every = 1 if pauses else self._experiment.checkpoint.every_iterations
+        every = 1 if self._search.scheduler.kind in search.PAUSING else self._experiment.checkpoint.every_iterations
         if self._iteration % every and self._step < self._experiment.steps:
             tune.report(self.report())
             return

@@ -28,12 +28,13 @@ from quadriga.platform.errors import TrainingInterrupted, UserError
 from quadriga.platform.lines import line_of
 from quadriga.platform.run_folder import RunFolder
 from quadriga.platform.runtime import ensure_ray
-from quadriga.platform.search import AshaSettings, HyperBandSettings, MedianSettings, PBTSettings, SearchSettings
+from quadriga.platform.search import SearchSettings
 from quadriga.platform.training import handle
 from quadriga.platform.trial import OBJECTIVE, STEP, TrialSettings
 from quadriga.platform.tuning_results import Outcome, TrialResult
+from quadriga.platform.tuning_snapshots import TUNE, Snapshots
 
-SEARCH, TUNE, TRIALS = "search.yaml", "tune", "trials"
+SEARCH, TRIALS = "search.yaml", "trials"
 LOST = "Could not recover from checkpoint as it does not exist"
 """What Tune says of a trial whose checkpoint was replaced after Tune last wrote its state; it begins anew."""
 
@@ -154,6 +155,8 @@ def _run(
     with _quiet(worker_output), _sigterm_as_sigint():
         trainable = _trainable(fields, settings, sample, trials_dir)
         begun = restore and folder.exists(f"{TUNE}/tuner.pkl")
+        if begun:
+            Snapshots(storage.join(folder.path, TUNE)).put_back()
         tuner = _restored(folder, trainable) if begun else _fresh(folder, settings, points, sample, trainable, display)
         display.start()
         try:
@@ -213,6 +216,9 @@ def _fresh(
     from ray import tune as ray_tune
     from ray.tune.logger import JsonLoggerCallback
 
+    from quadriga.platform import tuning_algorithms as algorithms
+    from quadriga.platform.tuning_events import Feed
+
     filesystem, root = storage.resolve(folder.path)
     random, population = settings.searcher == "random", settings.scheduler.kind == "pbt"
     return ray_tune.Tuner(
@@ -222,8 +228,8 @@ def _fresh(
             metric=OBJECTIVE,
             mode="max",
             num_samples=1 if random else settings.total,
-            search_alg=None if random else _optuna(settings),
-            scheduler=_scheduler(settings, sample.steps),
+            search_alg=None if random else algorithms.optuna_searcher(settings),
+            scheduler=algorithms.scheduler(settings, sample.steps),
             max_concurrent_trials=settings.concurrency,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -235,7 +241,7 @@ def _fresh(
             failure_config=ray_tune.FailureConfig(max_failures=settings.retries),
             # Of a population all are kept: a trial may take over one that its owner has replaced long since.
             checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=None if population else KEPT),
-            callbacks=[tuning_table.callback(display), JsonLoggerCallback()],  # Tune reads results from its files
+            callbacks=[Feed(display), JsonLoggerCallback()],  # Tune reads results from its files
             verbose=0,
         ),
     )
@@ -256,86 +262,6 @@ def _placement(sample: Any, settings: SearchSettings) -> Any:
         each = {"CPU": demand.cpus, "GPU": demand.gpus, **role}
         bundles += [{name: amount for name, amount in each.items() if amount} for _ in range(demand.count)]
     return PlacementGroupFactory(bundles)
-
-
-def _scheduler(settings: SearchSettings, steps: int) -> Any:
-    from ray.tune import schedulers
-
-    chosen, tenth = settings.scheduler, max(1, steps // 10)
-    if isinstance(chosen, AshaSettings):
-        return schedulers.ASHAScheduler(
-            time_attr=STEP, max_t=steps, grace_period=chosen.grace or tenth, reduction_factor=chosen.reduction
-        )
-    if isinstance(chosen, HyperBandSettings):
-        return schedulers.HyperBandScheduler(time_attr=STEP, max_t=steps, reduction_factor=chosen.reduction)
-    if isinstance(chosen, MedianSettings):
-        return schedulers.MedianStoppingRule(
-            time_attr=STEP, grace_period=chosen.grace or tenth, min_samples_required=chosen.least_trials
-        )
-    if isinstance(chosen, PBTSettings):
-        return schedulers.PopulationBasedTraining(
-            time_attr=STEP,
-            perturbation_interval=chosen.every or tenth,
-            quantile_fraction=chosen.quantile,
-            resample_probability=chosen.resample,
-            hyperparam_mutations={
-                trial.POINT: {name: _mutation(parameter) for name, parameter in settings.parameters.items()}
-            },
-            custom_explore_fn=_Clip(settings),
-        )
-    return None
-
-
-class _Clip:
-    """Keeps what PBT has nudged within the search's ranges; picklable."""
-
-    def __init__(self, settings: SearchSettings) -> None:
-        self._parameters = settings.parameters
-
-    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
-        point = {name: self._parameters[name].clip(value) for name, value in config[trial.POINT].items()}
-        return {**config, trial.POINT: point}
-
-
-def _mutation(parameter: search.Parameter) -> Any:
-    from ray import tune as ray_tune
-
-    if parameter.choice:
-        return list(parameter.choice)
-    low, high = parameter.bounds()
-    if parameter.randint:
-        return ray_tune.randint(low, high + 1)
-    return ray_tune.loguniform(low, high) if parameter.loguniform else ray_tune.uniform(low, high)
-
-
-def _optuna(settings: SearchSettings) -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("search.searcher: 'optuna' needs the package optuna: pip install optuna") from None
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch(space=_Suggest(settings), metric=OBJECTIVE, mode="max", seed=settings.seed)
-
-
-class _Suggest:
-    """Optuna's define-by-run: unconditional fields first, then those whose condition is met; picklable."""
-
-    def __init__(self, settings: SearchSettings) -> None:
-        self._parameters = settings.parameters
-
-    def __call__(self, asked: Any) -> None:
-        drawn: dict[str, Any] = {}
-        for name, parameter in sorted(self._parameters.items(), key=lambda item: bool(item[1].when)):
-            if any(drawn.get(other) != value for other, value in parameter.when.items()):
-                continue
-            if parameter.choice:
-                drawn[name] = asked.suggest_categorical(name, list(parameter.choice))
-            elif parameter.randint:
-                drawn[name] = asked.suggest_int(name, *parameter.randint)
-            else:
-                drawn[name] = asked.suggest_float(name, *parameter.bounds(), log=parameter.loguniform is not None)
 
 
 def _result(found: Any, settings: SearchSettings, trials_dir: str) -> TrialResult:

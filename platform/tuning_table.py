@@ -169,41 +169,6 @@ def make_display(mode: str, path: str, settings: SearchSettings, cluster: str) -
     return current
 
 
-def callback(display: Display) -> Any:
-    """Tune's callback that feeds a display; a copy that Tune unpickles for a resumed search feeds the `current` one."""
-    from ray.tune import Callback
-
-    class _Feed(Callback):
-        def __init__(self) -> None:
-            self._display: Display | None = display
-
-        def __getstate__(self) -> dict[str, Any]:
-            return {}
-
-        def __setstate__(self, state: dict[str, Any]) -> None:
-            from quadriga.platform import tuning_table
-
-            self._display = tuning_table.current
-
-        def _say(self, trial: Any, state: str, result: Mapping[str, Any] | None = None) -> None:
-            if self._display is not None:
-                self._display.update(str(trial), trial.config, state, result)
-
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self._say(trial, "running")
-
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            self._say(trial, "running", result)
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self._say(trial, "done", trial.last_result)
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self._say(trial, "failed", trial.last_result)
-
-    return _Feed()
-
-
 def shown(value: Any) -> str:
     """A point's value in a cell."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from quadriga.platform.suites import Benchmark, Columns, Measure, Publication, Suite, at_the_end, last
+from quadriga.policies.experiment import RLExperiment
 from quadriga.policies.exploration_benchmark import EXPLORATION
 from quadriga.policies.presets import SAFETY, TRPO
 
@@ -135,6 +136,13 @@ def unconstrained(task: str) -> Mapping[str, float]:
         return dict(score)
     published = _data()["omnisafe"]["results"].get(task, {}).get("ppo", {})
     return {measure: value[0] for measure, value in published.items()}
+
+
+def published(experiment: RLExperiment, metric: str) -> dict[str, float]:
+    """OmniSafe's mean return or cost of an experiment's preset on its task; empty where none was published."""
+    measure = {"episode_return_mean": "return", "episode_cost_mean": "cost"}.get(metric, "")
+    found = _data()["omnisafe"]["results"].get(experiment.env.id, {}).get(experiment.preset, {})
+    return {f"OmniSafe's {experiment.preset}, 10M steps": found[measure][0]} if measure in found else {}
 
 
 def normalise(task: str, measures: Mapping[str, float]) -> dict[str, float]:

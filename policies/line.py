@@ -8,7 +8,7 @@ from typing import Any
 
 from quadriga.platform import placement
 from quadriga.platform.lines import Demand, EvaluationRequest, Line, Trainer
-from quadriga.policies.benchmarks import BENCHMARKS
+from quadriga.policies.benchmarks import BENCHMARKS, published
 from quadriga.policies.experiment import CustomUpdateSettings, NoConstraint, RLExperiment
 from quadriga.policies.presets import PRESETS
 
@@ -116,6 +116,7 @@ LINE = Line(
     cpus=_cpus,
     demands=_demands,
     check=_check,
+    published=published,
     policy=_policy,
     export=_export,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch, numpy or Ray are imported: one thread a process, and workers at normal priority.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -57,3 +58,11 @@ def ray_session() -> Iterator[None]:
     ensure_ray("local", num_cpus=4)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; skips the test without one."""
+    import chromium
+
+    yield from chromium.launched()

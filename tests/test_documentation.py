@@ -222,3 +222,9 @@ def test_every_field_of_a_constraint_is_on_the_page_of_safe_rl():
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
     assert sorted(page.name for page in PAGES[1:]) == sorted(re.findall(r"[\w-]+\.md", navigation))
+
+
+@pytest.mark.parametrize("test", re.findall(r"`(tests/\S+::\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+def test_what_shows_a_fault_is_a_test(test: str) -> None:
+    file, _, function = test.partition("::")
+    assert re.search(rf"^def {function}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)

@@ -7,7 +7,7 @@ episodes, environments or Ray; advantages are already in it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -115,6 +115,16 @@ class EpisodeRecords:
         self.returns.append(episode_return)
         self.costs.append(cost)
         self.lengths.append(length)
+
+    @classmethod
+    def joined(cls, parts: Iterable[EpisodeRecords]) -> EpisodeRecords:
+        """The episodes of all parts, in order, as a new record."""
+        whole = cls()
+        for part in parts:
+            whole.returns += part.returns
+            whole.costs += part.costs
+            whole.lengths += part.lengths
+        return whole
 
     def followed_by(self, other: EpisodeRecords) -> EpisodeRecords:
         """These episodes and then `other`'s, as a new record."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from quadriga.clusters import local
+from quadriga.clusters import local, monitoring
+from quadriga.clusters.jobs import JobServer
 from quadriga.clusters.local import LocalCluster, Shape
+from quadriga.clusters.monitoring import Thresholds
+from quadriga.clusters.node import free_ports
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -50,3 +58,54 @@ def quadriga(state_folder: Path, tmp_path: Path) -> Run:
         )
 
     return call
+
+
+class Prometheus:
+    """Debian's Prometheus, which watches a cluster with the files of `quadriga cluster monitor`."""
+
+    def __init__(self, folder: Path, cluster: str, temp_dir: str) -> None:
+        if shutil.which("prometheus") is None:
+            pytest.skip("no Prometheus: make test-programs")
+        monitoring.write(folder / "m", Path(temp_dir, monitoring.DISCOVERY), Thresholds())
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self._server = JobServer(cluster)
+        self._process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={folder}/m/{monitoring.PROMETHEUS}",
+                f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def await_metric(self, name: str, job: str) -> dict[str, Any]:
+        """Labels and value of a metric of ours, once it was scraped; the job must go on till then."""
+        query = f"{self.url}/api/v1/query?query=ray_quadriga_{name}"
+        while True:
+            assert self._process.poll() is None
+            assert not self._server.wait(job, 2.0).ended, self._server.logs(job)
+            with contextlib.suppress(OSError), urllib.request.urlopen(query, timeout=30) as answer:
+                for found in json.load(answer)["data"]["result"]:
+                    return {**found["metric"], "value": float(found["value"][1])}
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._process.terminate()
+        self._process.wait()
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Callable[[str, str], Prometheus]]:
+    """Starts it for a cluster, by name and folder."""
+    running: list[Prometheus] = []
+
+    def start(cluster: str, temp_dir: str) -> Prometheus:
+        running.append(Prometheus(tmp_path, cluster, temp_dir))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.stop()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
 import subprocess
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +15,6 @@ from quadriga.clusters import monitoring
 from quadriga.clusters.jobs import JobServer
 from quadriga.clusters.local import LocalCluster
 from quadriga.clusters.monitoring import Thresholds
-from quadriga.clusters.node import free_ports
 from quadriga.platform.metrics import METRICS
 
 NAMES = re.compile(r"ray_quadriga_(\w+)")
@@ -65,35 +61,14 @@ def test_prometheus_accepts_configuration_and_rules(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus")
-def test_prometheus_scrapes_the_metrics_of_a_job(cluster: LocalCluster, quadriga, tmp_path: Path) -> None:
+def test_prometheus_scrapes_the_metrics_of_a_job(cluster: LocalCluster, quadriga, prometheus, tmp_path: Path) -> None:
     (tmp_path / "long.yaml").write_text(
         "preset: ppo\nenv: CartPole-v1\nsteps: 100000000\nrollout: {envs_per_runner: 2, batch_size: 1000}\n"
     )
-    monitoring.write(tmp_path / "m", Path(cluster.temp_dir, monitoring.DISCOVERY), Thresholds())
-    (port,) = free_ports(1)
-    where = f"http://127.0.0.1:{port}"
-    program = [
-        "prometheus",
-        f"--config.file={tmp_path}/m/{monitoring.PROMETHEUS}",
-        f"--storage.tsdb.path={tmp_path}/data",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
+    running = prometheus("tests", cluster.temp_dir)
     submitted = quadriga("submit", "long.yaml", "--no-wait", "--json", "--address", "tests")
     id = json.loads(submitted.stdout)["id"]
-    server = JobServer("tests")
-    with subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        try:
-            query = f"{where}/api/v1/query?query=ray_quadriga_env_steps"
-            found: list[Any] = []
-            while not found:
-                assert running.poll() is None
-                assert not server.wait(id, 2.0).ended, server.logs(id)
-                with contextlib.suppress(OSError), urllib.request.urlopen(query, timeout=30) as answer:
-                    found = json.load(answer)["data"]["result"]
-            labels = found[0]["metric"]
-            assert (labels["run"], labels["algorithm"], labels["environment"]) == (id, "ppo", "CartPole-v1")
-            assert float(found[0]["value"][1]) >= 1000
-        finally:
-            server.stop(id)
-            running.terminate()
+    found = running.await_metric("env_steps", id)
+    assert (found["run"], found["algorithm"], found["environment"]) == (id, "ppo", "CartPole-v1")
+    assert found["value"] >= 1000
+    JobServer("tests").stop(id)

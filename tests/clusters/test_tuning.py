@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,18 @@ steps: 10_000
 checkpoint: {every_iterations: 2}
 search:
   parameters: {learning_rate: {grid: [0.000001, 0.001, 0.05, 0.1]}}
+  objective: {maximize: episode_return_mean, average: 1}
+"""
+DRAWS = """\
+preset: walk
+steps: 20_000
+checkpoint: {every_iterations: 2}
+search:
+  parameters:
+    learning_rate: {loguniform: [0.000001, 0.1]}
+    seed: {choice: [0, 1]}
+    env.dim: {randint: [2, 4], when: {seed: 1}}
+  trials: 12
   objective: {maximize: episode_return_mean, average: 1}
 """
 POPULATION = """\
@@ -101,10 +114,41 @@ def test_a_search_finds_the_best_and_its_trials_are_the_runs_that_training_would
     assert values(trial) == values(tmp_path / "runs" / "alone")
 
 
-def test_a_search_that_was_killed_goes_on_and_loses_no_finished_trial(
-    site: Path, walkers: LocalCluster, tmp_path: Path
+WAYS = {
+    "asha": "  scheduler: {kind: asha, grace: 4000}\n",
+    "hyperband": "  scheduler: {kind: hyperband, grace: 4000}\n",
+    "median": "  scheduler: {kind: median, grace: 4000}\n",
+    "optuna": "  searcher: optuna\n",
+    "optuna with asha": "  searcher: optuna\n  scheduler: {kind: asha, grace: 4000}\n",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_schedulers_end_trials_early_and_the_best_of_those_that_went_all_the_way_is_found(
+    site: Path, walkers: LocalCluster, tmp_path: Path, way: str
 ) -> None:
-    text = SEARCH.replace("10_000", "400_000") + "  concurrency: 1\n"
+    (tmp_path / "search.yaml").write_text(DRAWS + WAYS[way])
+    said = tune(site, tmp_path, walkers, "search.yaml", "--name", "s")
+    found = json.loads((tmp_path / "runs" / "s" / "trials.json").read_text())
+    assert len(found) == 12 and all(each["ended"] and each["error"] is None for each in found)
+    for each in found:
+        assert ("env.dim" in each["point"]) == (each["point"]["seed"] == 1)
+    last = [each for each in found if each["step"] == 20_000]
+    early = [each for each in found if each["step"] < 20_000]
+    assert last and bool(early) == (way != "optuna")
+    best = max(last, key=lambda each: each["objective"])
+    assert f"next:\n  quadriga train runs/s/best.yaml\n  quadriga plot runs/s/trials/{best['trial']}\n" in said
+
+
+@pytest.mark.parametrize("way", ["one at a time", "hyperband", "optuna"])
+def test_a_search_that_was_killed_goes_on_and_loses_no_finished_trial(
+    site: Path, walkers: LocalCluster, tmp_path: Path, way: str
+) -> None:
+    ways = WAYS | {"one at a time": "  concurrency: 1\n"}
+    text = SEARCH if way == "one at a time" else DRAWS.replace("trials: 12", "trials: 8")
+    steps = 400_000 if way == "one at a time" else 40_000
+    total = 4 if way == "one at a time" else 8
+    text = re.sub(r"steps: \w+", f"steps: {steps}", text, count=1) + ways[way]
     (tmp_path / "search.yaml").write_text(text)
     runs = f"local://{tmp_path}/storage"  # an fsspec filesystem, as remote storage is
     words, options = command(
@@ -123,14 +167,15 @@ def test_a_search_that_was_killed_goes_on_and_loses_no_finished_trial(
     trials = tmp_path / "storage" / "s" / "trials"
     before = {name: (trials / name / "metrics.parquet").read_bytes() for name in finished}
     tune(site, tmp_path, walkers, "--resume", "s", "--runs-dir", runs)
-    found = results(tmp_path / "storage" / "s")
-    assert len(found) == 4
-    assert {each["step"] for each in found.values()} == {400_000}
-    assert finished <= {each["trial"] for each in found.values()}
+    found = {each["trial"]: each for each in json.loads((tmp_path / "storage" / "s" / "trials.json").read_text())}
+    assert len(found) == total and all(each["ended"] for each in found.values())
+    assert finished <= set(found)
     for name, content in before.items():
         assert (trials / name / "metrics.parquet").read_bytes() == content, name
-    for each in found.values():
-        assert values(trials / each["trial"])["env_steps"] == list(range(1000, 401_000, 1000))
+    for name, each in found.items():
+        assert values(trials / name)["env_steps"] == list(range(1000, each["step"] + 1000, 1000))
+        assert each["step"] == steps or way == "hyperband"
+    assert any(each["step"] == steps for each in found.values())
 
 
 def test_a_population_changes_values_and_keeps_the_weights_it_takes_over(

@@ -5,10 +5,7 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -294,22 +291,3 @@ def test_zygotes_killed_again_and_again_lose_and_double_nothing(two, pool, tmp_p
     done = rows(tmp_path / "r.jsonl")
     assert [row["passed"] for row in done] == [i % 3 == 0 for i in range(2000)]
     assert set(summary.verdicts) == {"passed", "failed"}
-
-
-@pytest.mark.slow
-def test_a_killed_command_goes_on_where_it_was(two, tmp_path, builtin):
-    task, problem = next(iter(builtin.items()))
-    samples = write(
-        tmp_path / "s.jsonl", ({"task_id": task, "completion": f"{problem.canonical}# {n}\n"} for n in range(600))
-    )
-    out = tmp_path / "r.jsonl"
-    command = [sys.executable, "-m", "quadriga.platform.cli", "code", "execute", str(samples), "--problems", "builtin"]
-    command += ["--partial", "--out", str(out), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while not out.exists() or out.stat().st_size < 20_000:
-            assert process.poll() is None
-        process.kill()
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    summary = json.loads(done.stdout)
-    assert (summary["samples"], summary["verdicts"]["passed"], summary["resumed"] > 0) == (600, 600, True)
-    assert len(rows(Path(out))) == 600

@@ -1,11 +1,6 @@
-"""`quadriga code sample` and `evaluate`: files, pictures, exit codes, and a process that is killed in the middle."""
+"""`quadriga code sample` and `evaluate`: files, pictures and exit codes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import small_language_models
@@ -103,29 +98,3 @@ def test_the_best_temperature_of_each_k():
     assert sweep.curve_ks(7) == (1, 2, 5, 7) and sweep.curve_ks(1) == (1,) and sweep.curve_ks(100)[-2:] == (50, 100)
     with pytest.raises(UserError, match="--temperatures"):
         sweep.temperatures("")
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_goes_on_to_the_same_file(folder, tmp_path):
-    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
-    words = ["--model", str(folder), "--problems", "builtin", "-n", "6", "--max-new-tokens", "60", "--slots", "4"]
-    command = [sys.executable, "-c", "from quadriga.platform.cli import main; main()", "code", "sample", *words, "-o"]
-    subprocess.run([*command, str(whole)], check=True, capture_output=True)
-    process = subprocess.Popen([*command, str(broken)], stdout=subprocess.DEVNULL)
-    lines = 0
-    while lines < 20:
-        assert process.poll() is None, "it was to be killed before its end"
-        lines = broken.read_bytes().count(b"\n") if broken.exists() else 0
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    left = broken.read_bytes()
-    done = subprocess.run([*command, str(broken), "--json"], check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout)
-    assert found["resumed"] == left.count(b"\n") >= 20 and found["samples"] == 192
-
-    def texts(path):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return [(row["task_id"], row["sample"], row["completion"]) for row in rows]
-
-    assert texts(broken) == texts(whole)

@@ -75,6 +75,7 @@ def test_conditional_fields_count_only_where_their_condition_holds() -> None:
         ({"a": {"grid": [1]}}, {"scheduler": {"kind": "pbt"}}, "'pbt' changes ranges and choices"),
         ({"a": {"uniform": [0, 1]}}, {"searcher": "optuna", "scheduler": {"kind": "pbt"}}, "draws its own values"),
         ({"a": {"uniform": [0, 1]}}, {"objective": {}}, "expected one of maximize and minimize"),
+        ({"a": {"uniform": [0, 1]}}, {"scheduler": {"kind": "pbt"}, "concurrency": 2}, "pauses trials to"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused(parameters: dict[str, Any], more: dict[str, Any], said: str) -> None:
@@ -152,7 +153,12 @@ def test_clipping_keeps_a_nudged_value_in_its_range() -> None:
 
 @pytest.mark.parametrize("scheduler", ["none", "asha", "hyperband", "median", "pbt"])
 def test_what_a_search_keeps_of_itself_is_the_same_search(scheduler: str) -> None:
-    made = settings(
-        {"a": {"uniform": [0, 1]}, "b": {"choice": [None, 1]}}, scheduler={"kind": scheduler}, trials=3, concurrency=2
-    )
+    made = settings({"a": {"uniform": [0, 1]}, "b": {"choice": [None, 1]}}, scheduler={"kind": scheduler}, trials=3)
     assert SearchSettings.model_validate(made.model_dump(mode="json", exclude_none=True)) == made
+
+
+@pytest.mark.parametrize(
+    ("steps", "grace", "lengths"), [(60_000, None, 10), (60_000, 20_000, 3), (5, None, 5), (3, 9, 1)]
+)
+def test_hyperband_counts_in_lengths_of_its_shortest_trial(steps: int, grace: int | None, lengths: int) -> None:
+    assert search.HyperBandSettings(grace=grace).lengths(steps) == lengths

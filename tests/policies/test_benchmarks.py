@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from quadriga.platform import experiment as experiments
 from quadriga.platform.benchmark import choose_variants, grid
 from quadriga.platform.environments.registry import list_environments
 from quadriga.platform.experiment import flattened
@@ -78,3 +79,12 @@ def test_the_package_holds_the_published_numbers(shared_data):
         for algorithm, measures in algorithms.items()
         for measure, numbers in measures.items()
     )
+
+
+def test_a_run_is_held_against_the_same_preset_on_the_same_task():
+    known = experiments.build({"preset": "trpo-pid", "env": "SafetyPointGoal1-v0"})
+    assert LINE.published(known, "episode_return_mean") == {"OmniSafe's trpo-pid, 10M steps": 19.24}
+    assert LINE.published(known, "episode_cost_mean") == {"OmniSafe's trpo-pid, 10M steps": 21.38}
+    assert LINE.published(known, "kl") == {}
+    unknown = experiments.build({"preset": "trpo-pid", "env": "CartPole-v1"})
+    assert LINE.published(unknown, "episode_return_mean") == {}

@@ -300,6 +300,15 @@ def test_a_runner_that_never_comes_back_stops_the_run(make_trainer: Trainers) ->
         trainer.train_iteration()
 
 
+@pytest.mark.slow
+def test_a_killed_learner_stops_the_run_and_says_so(make_trainer: Trainers) -> None:
+    trainer = make_trainer(rollout={"env_runners": 1}, learner={"learners": 2})
+    trainer.train_iteration()
+    ray.kill(trainer.algorithm.learner_group._workers[1])
+    with pytest.raises(TrainingStopped, match="stopped at env step 400: a learner died; resume the run"):
+        trainer.train_iteration()
+
+
 @pytest.mark.parametrize("env_runners", [0, 1])
 def test_a_nan_reward_stops_the_run_and_names_the_step(
     make_trainer: Trainers, tmp_path: Path, env_runners: int
