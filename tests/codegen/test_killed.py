@@ -58,9 +58,15 @@ def test_corpus(packages, tmp_path):
 def test_finetune(model, packages, tmp_path):
     made = tmp_path / "corpus"
     finish("code", "corpus", "build", packages, "--against", "none", "--near", "2", "--json", "-o", made)
-    fields = ["data.length=128", "batch_size=4", "report_every=2", "checkpoint.every_iterations=1", "optimizer.warmup_steps=2"]
+    fields = [
+        "data.length=128",
+        "batch_size=4",
+        "report_every=2",
+        "checkpoint.every_iterations=1",
+        "optimizer.warmup_steps=2",
+    ]
     chosen = [part for each in fields for part in ("--set", each)]
-    words = ["code", "finetune", "codex-functions", "--corpus", made, "--model", model, "--steps", 60, *chosen]
+    words = ["code", "finetune", "codex-functions", "--corpus", made, "--model", model, "--steps", 30, *chosen]
     where = ["--runs-dir", tmp_path, "--json"]
     finish(*words, "--name", "whole", *where)
 
@@ -73,14 +79,14 @@ def test_finetune(model, packages, tmp_path):
 
     kill_when(lambda: steps() >= 6, *words, "--name", "broken", *where)
     left = steps()
-    assert 6 <= left < 60
+    assert 6 <= left < 30
     finish("code", "finetune", "--resume", "broken", *where)
     whole, broken = (RunFolder.open(name, str(tmp_path)) for name in ("whole", "broken"))
     tables = [
         {name: values for name, values in run.metrics.read().to_pydict().items() if not name.endswith(TIMINGS)}
         for run in (whole, broken)
     ]
-    assert tables[0]["optimizer_steps"] == list(range(2, 62, 2)) and tables[0] == tables[1]
+    assert tables[0]["optimizer_steps"] == list(range(2, 32, 2)) and tables[0] == tables[1]
 
 
 def test_sample(model, tmp_path):
