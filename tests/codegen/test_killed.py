@@ -103,7 +103,7 @@ def test_sample(model, tmp_path):
 
 @pytest.mark.parametrize("stage", ["sampling", "execution"])
 def test_evaluate(model, tmp_path, stage):
-    words = ["code", "evaluate", "--model", model, "--problems", "builtin", "-n", 6, "--max-new-tokens", 24]
+    words = ["code", "evaluate", "--model", model, "--problems", "builtin", "-n", 3, "--max-new-tokens", 12]
     words += ["--temperatures", "0.2,0.8", "--timeout", 30, "--workers", 1, "--json", "-o"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(*words, whole)
@@ -112,12 +112,12 @@ def test_evaluate(model, tmp_path, stage):
     before = {path.name: path.read_bytes() for path in broken.glob("T0.2*")}
     left = lines(reached)
     finish(*words, broken)
-    assert 20 <= left < 192
+    assert 20 <= left < 96
     assert {path.name: path.read_bytes() for path in broken.glob("T0.2*")} == before
     for temperature in ("0.2", "0.8"):
         assert _texts(whole / f"T{temperature}.jsonl") == _texts(broken / f"T{temperature}.jsonl")
         verdicts = [_verdicts(each / f"T{temperature}.results.jsonl") for each in (whole, broken)]
-        assert verdicts[0] == verdicts[1] and len(verdicts[0]) == 192
+        assert verdicts[0] == verdicts[1] and len(verdicts[0]) == 96
     summaries = [json.loads((each / sweep.SUMMARY).read_text()) for each in (whole, broken)]
     assert summaries[0] == summaries[1]
 
@@ -141,4 +141,4 @@ def _texts(path: Path):
 
 
 def _verdicts(path: Path):
-    return sorted((row["task_id"], row["sample"], row["verdict"]) for row in rows(path))
+    return sorted((row["task_id"], row["key"], row["verdict"]) for row in rows(path))
