@@ -146,6 +146,7 @@ class PolicyOptimization(Algorithm):
         self.constraint = Constraint.from_settings(self.experiment.constraint)
         self.env_steps = 0
         self.updates = 0
+        self._living = max(1, self.experiment.rollout.env_runners)
         self.total_cost = 0.0
         self.total_episodes = 0
         self.recent = EpisodeRecords()
@@ -191,21 +192,14 @@ class PolicyOptimization(Algorithm):
         while missing > 0:
             if request:
                 self.restore_env_runners(self.env_runner_group)
-            runners = self._runners()
+            runners = self._note(living=self._runners())
             length = self.config.rollout_plan.sequence_length or 1
             steps = max(1, -(-missing // (runners * envs * length))) * length
             collected = self._request(steps=steps, request=request)
             for rollout in collected:
                 if rollout.error is not None:
                     raise TrainingStopped(f"stopped at env step {self.env_steps}: {rollout.error}")
-            if len(collected) < runners:
-                logger.warning(
-                    "%d of %d env runners were lost after env step %d; they are restarted, and their share is "
-                    "collected by the others",
-                    runners - len(collected),
-                    runners,
-                    self.env_steps,
-                )
+            self._note(living=len(collected))
             rollouts += collected
             missing = batch_size - sum(rollout.env_steps for rollout in rollouts)
             if missing < batch_size * 0.01:  # a step that a raising environment lost is not worth a request
@@ -247,6 +241,14 @@ class PolicyOptimization(Algorithm):
             time.sleep(0.2)
             self.restore_env_runners(self.env_runner_group)
 
+    def _note(self, living: int) -> int:
+        """Says how many were lost since the last time, between requests or in one."""
+        lost, self._living = self._living - living, living
+        if lost > 0:
+            of = f"{lost} of {lost + living} env runners were lost after env step {self.env_steps}"
+            logger.warning("%s; they are restarted, and their share is collected by the others", of)
+        return living
+
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Finds restarted runners; weights and streams reach them with the next request."""
         return list(env_runner_group.probe_unhealthy_env_runners() or [])
@@ -271,11 +273,10 @@ class PolicyOptimization(Algorithm):
             )
         except ray.exceptions.RayError as error:
             # The others complain about their connection to the one that died, and may be heard first.
-            lost = self.experiment.learner.learners - self.learner_group._worker_manager.num_healthy_actors()
-            if not lost:
+            actors = self.learner_group._worker_manager  # none if the one learner is in this process
+            if actors is None or actors.num_healthy_actors() == self.experiment.learner.learners:
                 raise
-            died = f"{lost} learner{'s'[: lost != 1]} died"
-            raise TrainingStopped(f"stopped at env step {self.env_steps}: {died}; resume the run") from error
+            raise TrainingStopped(f"stopped at env step {self.env_steps}: a learner died; resume the run") from error
         self._weights = next(result["weights"] for result in results if result["weights"] is not None)
         self._bonus_weights = next(result["bonus"] for result in results if result["bonus"] is not None)
         self.constraint.cost_scale = results[0]["cost_scale"]

@@ -139,7 +139,7 @@ class SparseCartPoleSwingupEnv(_StateSpaceEnv):
     The motion is that of the engine there, Box2D, whose bodies move freely in a step and are pulled together after it.
     The pole's center then still has the direction it had an angle of `spin * 0.05 s` ago, and a fast pole loses
     much of its energy in each step: it needs a push that is timed. Exact equations of motion lose none, and mere
-    noise then brings one episode in thirty over the top, often to stay there, spinning.
+    noise then brings one episode in 26 over the top, often to stay there, spinning.
     """
 
     CART, POLE, LENGTH, WIDTH, GRAVITY, TRACK = 1.0, 0.1, 1.0, 0.1, 10.0, 3.0

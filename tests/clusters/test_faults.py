@@ -185,7 +185,8 @@ def test_no_sample_is_lost_or_judged_twice_when_a_node_is_lost(striking: Any, si
     (summary,) = list(work.rows)
     assert "sandbox worker" in work.ended()
     assert summary["samples"] == SAMPLES
-    assert summary["verdicts"] == {"passed": SAMPLES - SAMPLES // 3, "failed": SAMPLES // 3}
+    verdicts = {kind: count for kind, count in summary["verdicts"].items() if count}
+    assert verdicts == {"passed": SAMPLES - SAMPLES // 3, "failed": SAMPLES // 3}
     assert len(out.read_text().splitlines()) == SAMPLES
 
 

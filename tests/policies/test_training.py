@@ -305,7 +305,7 @@ def test_a_killed_learner_stops_the_run_and_says_so(make_trainer: Trainers) -> N
     trainer = make_trainer(rollout={"env_runners": 1}, learner={"learners": 2})
     trainer.train_iteration()
     ray.kill(trainer.algorithm.learner_group._workers[1])
-    with pytest.raises(TrainingStopped, match="stopped at env step 400: 1 learner died; resume the run"):
+    with pytest.raises(TrainingStopped, match="stopped at env step 400: a learner died; resume the run"):
         trainer.train_iteration()
 
 
