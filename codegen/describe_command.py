@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from quadriga.codegen.options import AsJson
+from quadriga.codegen.options import AsJson, Samples, Temperature, require_jsonl
 from quadriga.codegen.sampling_options import SamplingOptions
-from quadriga.platform.errors import UserError
 from quadriga.platform.interrupts import resumable
 from quadriga.platform.options import unfold
 
@@ -20,8 +18,8 @@ from quadriga.platform.options import unfold
 @unfold
 def describe(
     options: SamplingOptions,
-    samples: Annotated[int, typer.Option("--samples", "-n", min=1, metavar="N", help="Of each problem.")] = 1,
-    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")] = 0.2,
+    samples: Samples = 1,
+    temperature: Temperature = 0.2,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Problems with these docstrings.")
     ] = Path("described.jsonl"),
@@ -33,12 +31,11 @@ def describe(
     quadriga code describe --problems builtin -o described.jsonl
     quadriga code evaluate --problems described.jsonl --temperatures 0.2 -o graded
     """
-    from quadriga.codegen import described
+    from quadriga.codegen import described, sampling
     from quadriga.codegen.problems import parse_object
     from quadriga.codegen.problems import problems as load_problems
 
-    if not out.name.endswith(".jsonl"):
-        raise UserError(f"--out: expected a name that ends with .jsonl, got {out.name!r}")
+    require_jsonl(out)
     if options.stop is None:
         options = dataclasses.replace(options, stop=",".join(described.STOPS))
     known = load_problems(options.problems)
@@ -53,9 +50,7 @@ def describe(
     lines = texts.read_bytes().splitlines()
     found = [parse_object(line, f"{texts}, line {number}") for number, line in enumerate(lines, 1)]
     rows = described.described(known, ((row["task_id"], row["sample"], row["completion"]) for row in found))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(out)
+    sampling.replace_file(out, "".join(json.dumps(row) + "\n" for row in rows).encode())
     if as_json:
         from quadriga.platform.progress import json_line
 

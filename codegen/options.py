@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,6 +40,8 @@ Samplers = Annotated[
 ]
 EngineKind = Annotated[str, typer.Option("--engine", metavar="quadriga|vllm", help="What makes the samples.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, metavar="S", help="Of all random streams.")]
+Samples = Annotated[int, typer.Option("--samples", "-n", min=1, metavar="N", help="Of each problem.")]
+Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")]
 TopP = Annotated[float, typer.Option("--top-p", metavar="P", help="Probability that the nucleus holds.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, metavar="N", help="Of a sample.")]
 Stop = Annotated[
@@ -47,6 +50,16 @@ Stop = Annotated[
         "--stop", metavar="S,S,...", help=r"Where a sample ends; by default the paper's \nclass,\ndef,\n#,\nif,\nprint."
     ),
 ]
+
+
+def require_jsonl(out: Path) -> None:
+    """Before anything is made.
+
+    Raises:
+        UserError: `--out` has another ending.
+    """
+    if not out.name.endswith(".jsonl"):
+        raise UserError(f"--out: expected a name that ends with .jsonl, got {out.name!r}")
 
 
 def parse_ks(text: str) -> list[int]:

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quadriga.codegen.options import AsJson, Ks, Timeout, Unsafe, Workers, cpus, parse_ks, warn
+from quadriga.codegen.options import (
+    AsJson,
+    Ks,
+    Samples,
+    Temperature,
+    Timeout,
+    Unsafe,
+    Workers,
+    cpus,
+    parse_ks,
+    require_jsonl,
+    warn,
+)
 from quadriga.codegen.sampling_options import SamplingOptions
 from quadriga.platform.errors import UserError
 from quadriga.platform.interrupts import resumable
@@ -18,14 +30,12 @@ if TYPE_CHECKING:
     from quadriga.codegen.sampling import Plan
     from quadriga.codegen.sweep import Point
 
-Samples = Annotated[int, typer.Option("--samples", "-n", min=1, metavar="N", help="Of each problem.")]
-
 
 @unfold
 def sample(
     options: SamplingOptions,
     samples: Samples = 1,
-    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 is greedy.")] = 0.2,
+    temperature: Temperature = 0.2,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Samples.")] = Path("samples.jsonl"),
     as_json: AsJson = False,
 ) -> None:
@@ -37,8 +47,7 @@ def sample(
     """
     from quadriga.codegen import sampling
 
-    if not out.name.endswith(".jsonl"):
-        raise UserError(f"--out: expected a name that ends with .jsonl, got {out.name!r}")
+    require_jsonl(out)
     work, engines = options.prepare(samples, temperature)
     with resumable(f"what was made is in {out}; the same command goes on"):
         try:

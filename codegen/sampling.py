@@ -202,7 +202,7 @@ def prepare(out: Path, work: Plan) -> set[tuple[str, int]]:
             raise UserError(f"{out}: {beside.name} is missing, so what made its samples is unknown; give another --out")
         else:
             out.parent.mkdir(parents=True, exist_ok=True)
-            _replace(beside, (json.dumps(wanted, indent=1) + "\n").encode("ascii"))
+            replace_file(beside, (json.dumps(wanted, indent=1) + "\n").encode("ascii"))
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
     GrowingFile(out).close()  # a line that was cut off is taken away
@@ -239,10 +239,11 @@ def put_in_order(out: Path, tasks: list[str]) -> None:
     if keys == sorted(keys):
         return
     order = sorted(range(len(lines)), key=keys.__getitem__)
-    _replace(out, b"".join(lines[n][1] for n in order))
+    replace_file(out, b"".join(lines[n][1] for n in order))
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes the whole file, at once or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(data)

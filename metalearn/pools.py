@@ -2,9 +2,9 @@
 
 Synchronous: a meta-iteration ends when every slot's direction is there, and they are handed on in the order of the
 slots, so that the number of workers changes nothing in the result. An actor that dies is replaced and its slice learned
-again: the task and its minibatches are keyed by what they are, and the optimizers' states of its slots are kept in the
-object store every few meta-iterations, owned by the driver, together with the weights that every one since then
-began with, so that those are done over too. To hand all states over every time would move as much as the directions do.
+again: the task and its minibatches are keyed by what they are, and the driver keeps the optimizers' states of its slots
+every few meta-iterations, together with the weights that every one since then began with, so that those are done over
+too. To hand all states over every time would move as much as the directions do.
 
 Weights and directions go through the object store, or, with a worker on the driver's machine, through a `board`.
 
@@ -110,8 +110,8 @@ class TaskWorker:
 
     def train(
         self, address: Address | None, phi: Vector | None, iteration: int, keep: bool
-    ) -> tuple[tuple[list[Vector] | None, list[float]], list[State] | None]:
-        """Directions and losses, one a slot; and, as an object of its own, the states after it.
+    ) -> tuple[list[Vector] | None, list[float], list[State] | None]:
+        """Directions and losses, one a slot; and the states after it.
 
         Args:
             address: of the driver's board. If that is on this machine, directions are put there, and None is answered.
@@ -119,7 +119,7 @@ class TaskWorker:
             iteration: the meta-iteration.
             keep: hand the states over.
         """
-        if address is not None and (self._board is None or self._board.address != address):
+        if address is not None and self._board is None:
             self._board = Board.find(address)
         board = self._board
         begin = phi if board is None else board.phi
@@ -127,10 +127,10 @@ class TaskWorker:
         learned = self._runner.train(begin, iteration, self._slots)
         states = self.states() if keep else None
         if board is None:
-            return (learned.directions, learned.losses), states
+            return learned.directions, learned.losses, states
         for slot, direction in zip(self._slots, learned.directions, strict=True):
             board.directions[slot] = direction
-        return (None, learned.losses), states
+        return None, learned.losses, states
 
     def draw(self, iteration: int) -> None:
         """Draws the tasks of a meta-iteration that is to come."""
@@ -182,8 +182,7 @@ class RayPool:
         self._shares = [[int(slot) for slot in share] for share in shares]
         self.restarts = 0
         # Each worker's states, or None in the beginning; and the meta-iterations since, with their phi.
-        self._states: list[Any] = [None] * len(self._shares)
-        self._copies: list[Any] = []
+        self._states: list[list[State] | None] = [None] * len(self._shares)
         self._since: list[tuple[int, Vector]] = []
         # Made with the first phi; which workers have found it is known from their answers.
         self._board: Board | None = None
@@ -205,29 +204,28 @@ class RayPool:
         address = self._write(phi)
         reference = None if all(self._near) else ray.put(phi)
         keep = self._carried and len(self._since) + 1 >= KEEP_EVERY
-        pairs: list[Any] = [None] * len(self._workers)
 
         def ask(index: int) -> Any:
             sent = None if self._near[index] else (phi if reference is None else reference)
-            call = self._workers[index].train.options(num_returns=2)
-            pairs[index] = call.remote(address, sent, iteration, keep)
-            return pairs[index][0]
+            return self._workers[index].train.remote(address, sent, iteration, keep)
 
         asked = [ask(index) for index in range(len(self._workers))]
         if iteration < self._last:  # asked for last: it may wait, and the learning may not
             for worker in self._workers:
                 worker.draw.remote(iteration + 1)
         learned = Learned([], [])
+        kept: list[list[State] | None] = []
         for index, answer in enumerate(asked):
-            directions, losses = self._answer(index, answer, ask)
+            directions, losses, states = self._answer(index, answer, ask)
             self._near[index] = directions is None
             if directions is None:
                 assert self._board is not None
                 directions = [self._board.directions[slot] for slot in self._shares[index]]
             learned.directions.extend(directions)
             learned.losses.extend(losses)
+            kept.append(states)
         if keep:
-            self._hold([states for _, states in pairs])
+            self._states, self._since = kept, []
         elif self._carried:
             self._since.append((iteration, phi.copy()))
         return learned
@@ -245,12 +243,12 @@ class RayPool:
         import ray
 
         self._keep()
-        reference = ray.put(phi)
+        reference, states = ray.put(phi), ray.put(self._states[0])
         shares = np.array_split(np.asarray(request.tasks, np.int64), len(self._workers))
         trials = [request._replace(tasks=tuple(int(number) for number in share)) for share in shares]
 
         def ask(index: int) -> Any:
-            return self._workers[index].test.remote(reference, self._states[0], trials[index])
+            return self._workers[index].test.remote(reference, states, trials[index])
 
         asked = [ask(index) for index in range(len(self._workers))]
         measures: Measures = {}
@@ -260,13 +258,10 @@ class RayPool:
         return measures
 
     def states(self) -> list[State]:
-        import ray
-
         self._keep()
         found: list[State] = []
         for share, states in zip(self._shares, self._states, strict=True):
-            kept = ray.get(states) if isinstance(states, ray.ObjectRef) else states
-            found.extend(kept if kept is not None else [{} for _ in share])
+            found.extend(states if states is not None else [{} for _ in share])
         return found
 
     def load(self, states: Sequence[State]) -> None:
@@ -278,26 +273,13 @@ class RayPool:
         """Brings `_states` up to date."""
         if not self._since:
             return
-        asked = [worker.states.remote() for worker in self._workers]
 
         def ask(index: int) -> Any:
-            asked[index] = self._workers[index].states.remote()
-            return asked[index]
+            return self._workers[index].states.remote()
 
-        for index, reference in enumerate(list(asked)):
-            self._answer(index, reference, ask)
-        self._hold(asked)
-
-    def _hold(self, states: list[Any]) -> None:
-        import ray
-
-        # Read here, so that they outlive the node that made them: Ray has a copy then, on one node that of the worker.
-        try:
-            self._states, self._since, self._copies = states, [], ray.get(states)
-        except ray.exceptions.RayError as error:
-            raise TrainingStopped(
-                "the optimizers' states were lost with the node that had them; resume the run"
-            ) from error
+        asked = [ask(index) for index in range(len(self._workers))]
+        states = [self._answer(index, reference, ask) for index, reference in enumerate(asked)]
+        self._states, self._since = states, []
 
     def stop(self) -> None:
         import ray

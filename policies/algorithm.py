@@ -293,7 +293,7 @@ class PolicyOptimization(Algorithm):
     def _metrics(self, rollouts: list[Rollout], episodes: EpisodeRecords) -> dict[str, float]:
         """Episodes of the iteration, or the last `metrics_window` where it had fewer."""
         window = self.experiment.rollout.metrics_window
-        self.recent = self.recent.followed_by(episodes).last(max(window, len(episodes)))
+        self.recent = EpisodeRecords.joined((self.recent, episodes)).last(max(window, len(episodes)))
         known = self.recent if len(self.recent) else None
         return {
             "env_steps": self.env_steps,

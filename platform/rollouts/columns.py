@@ -126,10 +126,6 @@ class EpisodeRecords:
             whole.lengths += part.lengths
         return whole
 
-    def followed_by(self, other: EpisodeRecords) -> EpisodeRecords:
-        """These episodes and then `other`'s, as a new record."""
-        return EpisodeRecords(self.returns + other.returns, self.costs + other.costs, self.lengths + other.lengths)
-
     def last(self, count: int) -> EpisodeRecords:
         """The latest `count` episodes."""
         return EpisodeRecords(self.returns[-count:], self.costs[-count:], self.lengths[-count:])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import walk_site
 
 from quadriga.clusters import local, monitoring
 from quadriga.clusters.jobs import JobServer
@@ -33,6 +34,12 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             patch.delenv(name, raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the search path of processes that are to know the line of work of these tests."""
+    return walk_site.install(tmp_path_factory.mktemp("walk") / "site")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import node_faults
 import pyarrow.parquet as pq
 import pytest
-import walk_site
+from killed_commands import command
 
 from quadriga.clusters import local
 from quadriga.clusters.local import LocalCluster, NodeRecord, Shape
@@ -61,9 +60,9 @@ SAMPLES = 1500
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> str:
-    installed = walk_site.install(tmp_path_factory.mktemp("walk") / "site")
-    return os.pathsep.join([str(installed), os.environ["PYTHONPATH"]])
+def site(site: Path) -> str:
+    """As a search path, before the one that the tests have."""
+    return os.pathsep.join([str(site), os.environ["PYTHONPATH"]])
 
 
 @pytest.fixture(scope="module", params=FAULTS)
@@ -88,13 +87,20 @@ class Work:
     def __init__(self, folder: Path, site: str, cluster: LocalCluster, *arguments: str) -> None:
         self.folder = folder
         self.log = (folder / "log.txt").open("w+")
-        words = [sys.executable, "-m", "quadriga.platform.cli", *arguments]
         environment = {**os.environ, **IMPATIENT, "PYTHONPATH": site, "RAY_ADDRESS": cluster.address}
         self.process = subprocess.Popen(
-            words, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=self.log
+            command(*arguments), cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=self.log
         )
         assert self.process.stdout is not None
         self.rows: Iterator[dict[str, Any]] = map(json.loads, self.process.stdout)
+
+    def meet(self, moment: Callable[[dict[str, Any]], bool], fault: Callable[[], None]) -> None:
+        """Lets it meet `fault` at the first row that is the `moment`, and follows it to its end."""
+        struck = False
+        for row in self.rows:
+            if not struck and moment(row):
+                fault()
+                struck = True
 
     def ended(self) -> str:
         """What it said of the fault, when it has ended well."""
@@ -123,9 +129,7 @@ def test_training_goes_on_when_a_node_is_lost(striking: Any, site: str, tmp_path
     cluster, strike = striking
     (tmp_path / "x.yaml").write_text(CARTPOLE)
     work = Work(tmp_path, site, cluster, "train", "x.yaml", "--name", "x", "--json")
-    for row in work.rows:
-        if row.get("env_steps") == 3000:
-            struck(cluster, "ColumnEnvRunner", strike)
+    work.meet(lambda row: row.get("env_steps") == 3000, lambda: struck(cluster, "ColumnEnvRunner", strike))
     assert re.search(r"[12] of 2 env runners were lost after env step", work.ended())
     assert column(tmp_path / "runs" / "x", "env_steps") == list(range(1000, 21_000, 1000))
 
@@ -136,9 +140,7 @@ def test_meta_training_goes_on_to_the_same_numbers_when_a_node_is_lost(
     cluster, strike = striking
     (tmp_path / "x.yaml").write_text(SINE)
     work = Work(tmp_path, site, cluster, "train", "x.yaml", "--name", "x", "--json")
-    for row in work.rows:
-        if row.get("iteration") == 2:
-            struck(cluster, "TaskWorker", strike)
+    work.meet(lambda row: row.get("iteration") == 2, lambda: struck(cluster, "TaskWorker", strike))
     assert "died and is replaced; its tasks are learned again" in work.ended()
     alone = Work(tmp_path, site, cluster, "train", "x.yaml", "--name", "alone", "--set", "compute.workers=0", "--quiet")
     assert alone.ended() == ""
@@ -152,11 +154,10 @@ def test_a_search_goes_on_when_a_node_is_lost(striking: Any, site: str, tmp_path
     cluster, strike = striking
     (tmp_path / "x.yaml").write_text(SEARCH)
     work = Work(tmp_path, site, cluster, "tune", "x.yaml", "--name", "x", "--json")
-    done = False
-    for row in work.rows:
-        if not done and row.get("step", 0) >= 60_000 and node_faults.hosts(cluster, "ImplicitFunc"):
-            struck(cluster, "ImplicitFunc", strike)
-            done = True
+    work.meet(
+        lambda row: row.get("step", 0) >= 60_000 and bool(node_faults.hosts(cluster, "ImplicitFunc")),
+        lambda: struck(cluster, "ImplicitFunc", strike),
+    )
     assert "its process or node died; it goes on from its last checkpoint" in work.ended()
     trials = json.loads((tmp_path / "runs" / "x" / "trials.json").read_text())
     assert [(each["step"], each["error"]) for each in trials] == [(400_000, None)] * 4
@@ -197,9 +198,7 @@ def test_a_run_goes_on_from_its_storage_when_the_head_is_lost(state_folder: Path
     cluster = local.up("mortal", shape, port=0, dashboard_port=0, extra_environment={"PYTHONPATH": site})
     try:
         work = Work(tmp_path, site, cluster, "train", "x.yaml", "--name", "x", "--runs-dir", runs, "--json")
-        for row in work.rows:
-            if row.get("env_steps") == 5000:
-                node_faults.vanish(cluster.nodes[0])
+        work.meet(lambda row: row.get("env_steps") == 5000, lambda: node_faults.vanish(cluster.nodes[0]))
         assert work.process.wait() != 0
     finally:
         local.down("mortal")

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import walk_site
 import yaml
 
 from quadriga.clusters import local
@@ -51,11 +50,6 @@ search:
   objective: {maximize: episode_return_mean, average: 1}
   scheduler: {kind: pbt, every: 4000, resample: 0.0}
 """
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return walk_site.install(tmp_path_factory.mktemp("walk") / "site")
 
 
 @pytest.fixture(scope="module")
