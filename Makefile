@@ -46,6 +46,9 @@ test-slow: setup ## run the slow tests
 test-programs: ## install Debian's chromium, prometheus and shellcheck, without which some tests are skipped
 	apt-get install --yes --no-install-recommends chromium prometheus shellcheck
 
+coverage: setup ## run the tests but the slow ones and say which lines they leave out
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(PYTEST_ARGS)
+
 lint: setup ## ruff's rules and format, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,7 +73,7 @@ docs: $(DOCS_INSTALLED) ## build the pages into site/
 	@echo "open site/index.html"
 
 clean: ## remove caches and what was built; keeps .venv and runs
-	rm -rf build dist site .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .coverage* build dist site .typecheck .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./.venv/*" -prune -exec rm -rf {} +
 
 help: ## show this

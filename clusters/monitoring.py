@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from quadriga.platform.errors import UserError
 from quadriga.platform.experiment import dump_yaml
@@ -37,7 +37,14 @@ class Thresholds:
     sampling_share: float = 0.95
 
 
-DASHBOARDS: Mapping[str, Sequence[str | tuple[str, ...]]] = {
+class Rate(NamedTuple):
+    """A panel of a counter's increase a second, one line for each value of a label."""
+
+    metric: str
+    by: str
+
+
+DASHBOARDS: Mapping[str, Sequence[str | tuple[str, ...] | Rate]] = {
     "Reinforcement learning": (
         "episode_return_mean",
         "episode_cost_mean",
@@ -56,6 +63,12 @@ DASHBOARDS: Mapping[str, Sequence[str | tuple[str, ...]]] = {
         ("time_tasks_s", "time_testing_s"),
         "meta_step_size",
     ),
+    "Models of code": (
+        "train_loss",
+        "validation_loss",
+        "tokens_per_second",
+        Rate("samples_judged_total", by="verdict"),
+    ),
     "Faults": (
         "env_runners_healthy",
         "env_runner_restarts",
@@ -63,19 +76,19 @@ DASHBOARDS: Mapping[str, Sequence[str | tuple[str, ...]]] = {
         "task_worker_restarts",
     ),
 }
-"""Panels by dashboard: metrics, several in one panel where they belong together."""
+"""Panels by dashboard: metrics of a run, several in one panel where they belong together, or a rate over all runs."""
 
 
 def rules(thresholds: Thresholds) -> dict[str, Any]:
     """Prometheus' alert rules."""
 
-    def rule(name: str, expression: str, minutes: int, summary: str) -> dict[str, Any]:
+    def rule(name: str, expression: str, minutes: int, summary: str, of: str = "run") -> dict[str, Any]:
         return {
             "alert": name,
             "expr": expression,
             "for": f"{minutes}m",
             "labels": {"severity": "warning"},
-            "annotations": {"summary": f"{{{{ $labels.run }}}}: {summary}"},
+            "annotations": {"summary": f"{{{{ $labels.{of} }}}}: {summary}"},
         }
 
     sampling, learning = f"{PREFIX}time_sampling_s", f"{PREFIX}time_learning_s"
@@ -100,6 +113,13 @@ def rules(thresholds: Thresholds) -> dict[str, Any]:
             "learners wait for samples; more environment runners would help",
         ),
         rule("WorkersRestart", restarts, 0, "a worker died and was replaced"),
+        rule(
+            "SandboxesFail",
+            f'increase({PREFIX}samples_judged_total{{verdict="infrastructure_error"}}[10m]) > 0',
+            0,
+            "samples could not be judged: a sandbox or a problem is at fault",
+            of="instance",
+        ),
         rule("EnvironmentsFail", f"{PREFIX}environment_failures > 0", 0, "an environment raised and was rebuilt"),
     ]
     return {"groups": [{"name": "quadriga", "rules": found}]}
@@ -118,14 +138,10 @@ def dashboard(title: str) -> dict[str, Any]:
     """A dashboard as Grafana reads it."""
     panels = []
     for number, panel in enumerate(DASHBOARDS[title]):
-        metrics = (panel,) if isinstance(panel, str) else panel
+        metrics, queries = _queries(panel)
         targets = [
-            {
-                "refId": chr(ord("A") + place),
-                "expr": f'{PREFIX}{metric}{{run=~"$run"}}',
-                "legendFormat": "{{run}}" if len(metrics) == 1 else f"{{{{run}}}} {metric}",
-            }
-            for place, metric in enumerate(metrics)
+            {"refId": chr(ord("A") + place), "expr": query, "legendFormat": legend}
+            for place, (query, legend) in enumerate(queries)
         ]
         panels.append(
             {
@@ -160,6 +176,18 @@ def dashboard(title: str) -> dict[str, Any]:
         "templating": {"list": [run]},
         "panels": panels,
     }
+
+
+def _queries(panel: str | tuple[str, ...] | Rate) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    """The metrics of a panel; its queries, each with the legend of its lines."""
+    if isinstance(panel, Rate):
+        query = f"sum by ({panel.by}) (rate({PREFIX}{panel.metric}[1m]))"
+        return (panel.metric,), [(query, f"{{{{{panel.by}}}}}")]
+    metrics = (panel,) if isinstance(panel, str) else panel
+    legends = ["{{run}}"] if len(metrics) == 1 else [f"{{{{run}}}} {metric}" for metric in metrics]
+    return metrics, [
+        (f'{PREFIX}{metric}{{run=~"$run"}}', legend) for metric, legend in zip(metrics, legends, strict=True)
+    ]
 
 
 def files(discovery: Path, folder: Path, thresholds: Thresholds, address: str) -> Iterator[tuple[str, str]]:

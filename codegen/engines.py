@@ -100,6 +100,10 @@ class SamplerWorker:
         torch.set_num_threads(1)
         self._setup, self._loaded = setup, setup.load()
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard and logs call it."""
+        return f"sampler of {self._setup.source.name}"
+
     def process(self) -> int:
         """The process id of the actor."""
         import os

@@ -105,14 +105,19 @@ class Here:
         """Nothing is left running."""
 
 
-class Actor:
-    """A process that trains, as a Ray actor (`ray.remote(Actor)`)."""
+class FinetuneWorker:
+    """A process that trains, as a Ray actor (`ray.remote(FinetuneWorker)`)."""
 
     def __init__(self, experiment: CodeExperiment, rank: int, world: int) -> None:
         import torch
 
         torch.set_num_threads(1)
         self._place = experiment, rank, world
+
+    def __repr__(self) -> str:
+        """What Ray's dashboard and logs call it."""
+        experiment, rank, world = self._place
+        return f"fine-tuning worker {rank} of {world}, {experiment.model.name}"
 
     def address(self) -> str:
         """Where the others meet this one."""
@@ -168,7 +173,7 @@ class Actors:
         require_memory(experiment)
         world = experiment.compute.workers
         gpus = 1 if choose_device(experiment.compute.device).type == "cuda" else 0
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Actor)
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(FinetuneWorker)
         self._actors = [remote.remote(experiment, rank, world) for rank in range(world)]
         try:
             address = self._get(self._actors[0].address.remote())

@@ -7,17 +7,20 @@ to another one.
 
 from __future__ import annotations
 
+import collections
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError
+from ray.util.metrics import Counter
 
 from quadriga.codegen.pool import LOOK_AHEAD, Agenda
 from quadriga.codegen.sandbox.limits import Isolation, Limits, Mode, Tier, Verdict
 from quadriga.codegen.sandbox.supervisor import ATTEMPTS, Job, Sandbox, oversized
 from quadriga.platform.errors import UserError, one_line
+from quadriga.platform.metrics import METRICS
 from quadriga.platform.placement import sandbox_resources
 
 logger = logging.getLogger("quadriga")
@@ -31,6 +34,12 @@ class SandboxWorker:
 
     def __init__(self, limits: Limits, mode: Mode, tier: Tier | None, unsafe: bool) -> None:
         self._sandbox = Sandbox(limits, mode, tier=tier, unsafe=unsafe)
+        self._mode = mode
+        self._judged = Counter("quadriga_samples_judged_total", METRICS["samples_judged_total"], ("verdict",))
+
+    def __repr__(self) -> str:
+        """What Ray's dashboard and logs call it."""
+        return f"sandbox worker, {self._mode}, {self._sandbox.isolation.tier}"
 
     def isolation(self) -> Isolation:
         """How it keeps samples in."""
@@ -55,6 +64,8 @@ class SandboxWorker:
             self._sandbox.submit(job)
         while not self._sandbox.idle:
             done.append(self._sandbox.collect())
+        for kind, count in collections.Counter(verdict.kind for _, verdict in done).items():
+            self._judged.inc(count, {"verdict": kind})
         return done
 
 

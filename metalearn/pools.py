@@ -97,6 +97,10 @@ class TaskWorker:
         self._made: Runner | None = None
         self._board: Board | None = None
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard and logs call it."""
+        return f"task worker of slots {self._slots[0]}-{self._slots[-1]}"
+
     @property
     def _runner(self) -> Runner:
         # Not made in __init__: Ray reports an error there as an actor that died.

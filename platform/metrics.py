@@ -93,6 +93,8 @@ METRICS: dict[str, str] = {
     "train_loss": "mean loss of the target tokens of this iteration, nats",
     "validation_loss": "mean loss of documents that are never learned, nats a token",
     "gradient_norm": "length of the last gradient before clipping",
+    # judging code, counted by the sandbox workers of a cluster
+    "samples_judged_total": "samples that sandbox workers have judged, by verdict",
     # where the time goes
     "env_steps_per_second": "environment steps per second of this iteration",
     "time_sampling_s": "seconds spent collecting",

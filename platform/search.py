@@ -199,7 +199,7 @@ class SearchSettings(Section):
     objective: Objective
     trials: Annotated[int | None, Field(ge=1, description="draws, for each point of the grid if there is one")] = None
     seed: Annotated[int, Field(ge=0, description="of the draws")] = 0
-    searcher: Annotated[Literal["random", "optuna"], Field(description="who draws")] = "random"
+    searcher: Annotated[Literal["random", "optuna", "bohb"], Field(description="who draws")] = "random"
     scheduler: Annotated[
         NoScheduler | AshaSettings | HyperBandSettings | MedianSettings | PBTSettings, Field(discriminator="kind")
     ] = NoScheduler()
@@ -220,6 +220,11 @@ class SearchSettings(Section):
                 raise ValueError(f"parameters.{name}: a grid has no condition; use choice")
         if self.searcher != "random" and grids:
             raise ValueError(f"searcher: expected 'random' with a grid ({grids[0]}), got {self.searcher!r}")
+        if self.searcher == "bohb":
+            if self.scheduler.kind != "hyperband":
+                raise ValueError("searcher: 'bohb' learns from HyperBand's rungs; it goes with scheduler 'hyperband'")
+            if conditional := [name for name, each in self.parameters.items() if each.when]:
+                raise ValueError(f"searcher: 'bohb' has no conditional fields ({conditional[0]}); 'optuna' has")
         if self.scheduler.kind in PAUSING and self.concurrency is not None:
             raise ValueError(
                 f"concurrency: {self.scheduler.kind!r} pauses trials to compare all of them, so it takes no limit; "

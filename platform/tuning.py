@@ -228,7 +228,7 @@ def _fresh(
             metric=OBJECTIVE,
             mode="max",
             num_samples=1 if random else settings.total,
-            search_alg=None if random else algorithms.optuna_searcher(settings),
+            search_alg=algorithms.searcher(settings),
             scheduler=algorithms.scheduler(settings, sample.steps),
             max_concurrent_trials=settings.concurrency,
             trial_name_creator=_trial_name,

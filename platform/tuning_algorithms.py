@@ -5,17 +5,24 @@ Settings are `search`'s; what Tune does with these objects, `tuning`'s.
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune import schedulers
+from ray.tune.experiment import Trial
 
 from quadriga.platform import search, trial
 from quadriga.platform.errors import UserError
 from quadriga.platform.search import AshaSettings, HyperBandSettings, MedianSettings, PBTSettings, SearchSettings
 from quadriga.platform.trial import LENGTHS, OBJECTIVE, STEP
 from quadriga.platform.tuning_events import Watched
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+
+UNDER_WAY = (Trial.PENDING, Trial.RUNNING)
 
 
 class Fifo(Watched, schedulers.FIFOScheduler):
@@ -27,7 +34,24 @@ class Asha(Watched, schedulers.ASHAScheduler):
 
 
 class HyperBand(Watched, schedulers.HyperBandScheduler):
-    """`HyperBandSettings`."""
+    """`HyperBandSettings`.
+
+    A trial that still saves its checkpoint while the last of its bracket ends is missed by Ray when that bracket is
+    closed, and would wait for ever.
+    """
+
+    def choose_trial_to_run(self, tune_controller: TuneController, **options: Any) -> Trial | None:
+        chosen = super().choose_trial_to_run(tune_controller, **options)
+        if chosen is None and not any(each.status in UNDER_WAY for each in tune_controller.get_trials()):
+            for bracket in filter(None, itertools.chain.from_iterable(self._hyperbands)):
+                if any(each.status == Trial.PAUSED for each in bracket.current_trials()):
+                    self._process_bracket(tune_controller, bracket)
+            chosen = super().choose_trial_to_run(tune_controller, **options)
+        return chosen
+
+
+class BandedByModel(Watched, schedulers.HyperBandForBOHB):
+    """`HyperBandSettings` with the searcher `bohb`: the largest bracket first, and trials wait in it for new ones."""
 
 
 class Median(Watched, schedulers.MedianStoppingRule):
@@ -45,7 +69,8 @@ def scheduler(settings: SearchSettings, steps: int) -> schedulers.TrialScheduler
         return Asha(time_attr=STEP, max_t=steps, grace_period=chosen.grace or tenth, reduction_factor=chosen.reduction)
     if isinstance(chosen, HyperBandSettings):
         # With single steps as units the first bracket alone would take log(steps) trials and end none of them early.
-        return HyperBand(time_attr=LENGTHS, max_t=chosen.lengths(steps), reduction_factor=chosen.reduction)
+        kind = BandedByModel if settings.searcher == "bohb" else HyperBand
+        return kind(time_attr=LENGTHS, max_t=chosen.lengths(steps), reduction_factor=chosen.reduction)
     if isinstance(chosen, MedianSettings):
         return Median(
             time_attr=STEP,
@@ -79,20 +104,53 @@ class _Clip:
 
 
 def _mutation(parameter: search.Parameter) -> Any:
+    return list(parameter.choice) if parameter.choice else _domain(parameter)
+
+
+def _domain(parameter: search.Parameter) -> Any:
+    """As Tune writes it."""
     if parameter.choice:
-        return list(parameter.choice)
+        return tune.choice(list(parameter.choice))
     low, high = parameter.bounds()
     if parameter.randint:
         return tune.randint(low, high + 1)
     return tune.loguniform(low, high) if parameter.loguniform else tune.uniform(low, high)
 
 
-def optuna_searcher(settings: SearchSettings) -> Any:
-    """Optuna's tree-structured Parzen estimator.
+def searcher(settings: SearchSettings) -> Any:
+    """Who draws the next point from what is known of the others; None of a random search.
 
     Raises:
-        UserError: Optuna is not installed.
+        UserError: its package is not installed.
     """
+    if settings.searcher == "optuna":
+        return _optuna(settings)
+    return _bohb(settings) if settings.searcher == "bohb" else None
+
+
+def _bohb(settings: SearchSettings) -> Any:
+    """HyperBand whose points a density estimate draws (Falkner et al. 2018): `BandedByModel` tells it each rung."""
+    try:
+        import ConfigSpace  # noqa: F401
+        import hpbandster  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "search.searcher: 'bohb' needs the packages hpbandster and ConfigSpace: pip install hpbandster ConfigSpace"
+        ) from None
+    from ray.tune.search.bohb import TuneBOHB
+
+    class Bohb(TuneBOHB):
+        def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            """A point with Python's own numbers, which experiments take."""
+            point = super().suggest(trial_id)
+            return point and {name: getattr(value, "item", lambda kept=value: kept)() for name, value in point.items()}
+
+    space = {name: _domain(parameter) for name, parameter in settings.parameters.items()}
+    return Bohb(Bohb.convert_search_space(space), metric=OBJECTIVE, mode="max", seed=settings.seed)
+
+
+def _optuna(settings: SearchSettings) -> Any:
+    """Optuna's tree-structured Parzen estimator."""
     try:
         import optuna
     except ImportError:

@@ -36,10 +36,10 @@ class Watched(TrialScheduler):
     A HyperBand bracket would wait for ever for the next result of such a one.
     """
 
-    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+    def choose_trial_to_run(self, tune_controller: TuneController, **options: Any) -> Trial | None:
         global controller
         controller = tune_controller
-        return super().choose_trial_to_run(tune_controller)
+        return super().choose_trial_to_run(tune_controller, **options)
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         if not trial.is_finished():

@@ -41,6 +41,10 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
         self.index: int = self.worker_index or 0
         self.collector: Collector | None = None
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard and logs call it."""
+        return f"environment runner {self.index} of {self.plan.env.id}"
+
     def sample(
         self,
         *,

@@ -84,6 +84,9 @@ def test_a_submitted_job_and_its_metrics_are_seen_with_the_token_only(
     page.get_by_text(id).first.wait_for()
     page.get_by_text("pid-lagrangian").first.wait_for()
     page.screenshot(path=tmp_path / "job.png", full_page=True)
+    page.goto(f"{cluster['dashboard']}/#/actors")
+    page.get_by_text("environment runner 1 of SafetyPointGoal1-v0").first.wait_for()
+    page.screenshot(path=tmp_path / "actors.png", full_page=True)
     page.goto(f"{cluster['dashboard']}/#/metrics")
     page.get_by_text("Prometheus").first.wait_for()
     page.screenshot(path=tmp_path / "metrics.png", full_page=True)
@@ -97,5 +100,5 @@ def test_a_submitted_job_and_its_metrics_are_seen_with_the_token_only(
     assert quadriga("jobs", "stop", id, "--address", "pages").returncode == 0
     logs = quadriga("jobs", "logs", id, "--address", "pages").stdout
     assert "a checkpoint is saved" in logs
-    for name in ("refused", "job", "metrics", "prometheus"):
+    for name in ("refused", "job", "actors", "metrics", "prometheus"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

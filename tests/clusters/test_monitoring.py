@@ -72,3 +72,34 @@ def test_prometheus_scrapes_the_metrics_of_a_job(cluster: LocalCluster, quadriga
     assert (found["run"], found["algorithm"], found["environment"]) == (id, "ppo", "CartPole-v1")
     assert found["value"] >= 1000
     JobServer("tests").stop(id)
+
+
+@pytest.mark.slow
+def test_prometheus_counts_what_sandbox_workers_judge(
+    cluster: LocalCluster, quadriga, prometheus, tmp_path: Path
+) -> None:
+    """Samples that sleep keep the workers alive until they were scraped."""
+    samples = tmp_path / "samples.jsonl"
+    wrong = {"task_id": "Quadriga/0", "completion": "    import time\n    time.sleep(2)\n    return numbers\n"}
+    samples.write_text(
+        "".join(f"{json.dumps({**wrong, 'completion': wrong['completion'] + f'# {n}'})}\n" for n in range(100))
+    )
+    running = prometheus("tests", cluster.temp_dir)
+    words = [
+        "quadriga",
+        "code",
+        "execute",
+        str(samples),
+        "--problems",
+        "builtin",
+        "--partial",
+        "--ray",
+        "--workers",
+        "1",
+    ]
+    submitted = quadriga("submit", "--no-wait", "--json", "--address", "tests", "--", *words)
+    id = json.loads(submitted.stdout)["id"]
+    found = running.await_metric("samples_judged_total", id)
+    assert found["verdict"] == "failed"
+    assert found["value"] >= 1
+    JobServer("tests").stop(id)

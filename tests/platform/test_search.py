@@ -73,6 +73,12 @@ def test_conditional_fields_count_only_where_their_condition_holds() -> None:
         ({"a": {"uniform": [0, 1], "when": {"b": 1}}}, {}, "'b' is no other searched field"),
         ({"a": {"grid": [1]}}, {"searcher": "optuna"}, "expected 'random' with a grid"),
         ({"a": {"grid": [1]}}, {"scheduler": {"kind": "pbt"}}, "'pbt' changes ranges and choices"),
+        (
+            {"a": {"uniform": [0, 1]}, "b": {"uniform": [0, 1], "when": {"a": 1}}},
+            {"searcher": "bohb", "scheduler": {"kind": "hyperband"}},
+            "no conditional fields",
+        ),
+        ({"a": {"uniform": [0, 1]}}, {"searcher": "bohb"}, "goes with scheduler 'hyperband'"),
         ({"a": {"uniform": [0, 1]}}, {"searcher": "optuna", "scheduler": {"kind": "pbt"}}, "draws its own values"),
         ({"a": {"uniform": [0, 1]}}, {"objective": {}}, "expected one of maximize and minimize"),
         ({"a": {"uniform": [0, 1]}}, {"scheduler": {"kind": "pbt"}, "concurrency": 2}, "pauses trials to"),
