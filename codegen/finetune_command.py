@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -42,21 +42,19 @@ def finetune(
     quadriga code finetune --resume mine --steps 400
     quadriga code export mine mine-model
     """
-    given = {"steps": steps, "seed": seed, "name": name}
-    fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    sections: dict[str, dict[str, Any]] = {
-        "data": {"corpus": corpus, "samples": samples},
-        "model": {"name": model, "lora_rank": lora_rank},
-        "compute": {"workers": workers},
-    }
-    for section, values in sections.items():
-        kept = {key: value for key, value in values.items() if value is not None}
-        if kept:
-            fields[section] = kept
     train_or_resume(
         context,
         source,
-        fields,
+        {
+            "--corpus": ("data.corpus", corpus),
+            "--samples": ("data.samples", samples),
+            "--model": ("model.name", model),
+            "--lora-rank": ("model.lora_rank", lora_rank),
+            "--steps": ("steps", steps),
+            "--seed": ("seed", seed),
+            "--workers": ("compute.workers", workers),
+            "--name": ("name", name),
+        },
         assignments,
         resume=resume,
         runs_dir=runs_dir,

@@ -58,16 +58,16 @@ def train(
     quadriga meta train reptile-omniglot-5way-1shot --workers 2 --data-root data
     quadriga meta train --resume my-run --steps 200k
     """
-    given = {"steps": steps, "seed": seed, "name": name}
-    fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if workers is not None:
-        fields["compute"] = {"workers": workers}
-    if data_root is not None:
-        fields["task"] = {"data_root": data_root}
     train_or_resume(
         context,
         source,
-        fields,
+        {
+            "--steps": ("steps", steps),
+            "--seed": ("seed", seed),
+            "--workers": ("compute.workers", workers),
+            "--data-root": ("task.data_root", data_root),
+            "--name": ("name", name),
+        },
         assignments,
         resume=resume,
         runs_dir=runs_dir,

@@ -34,6 +34,7 @@ from quadriga.platform.options import (
 from quadriga.platform.result_commands import evaluate, export, plot, report
 from quadriga.platform.runs_commands import runs, show
 from quadriga.platform.tables import print_table
+from quadriga.platform.train_command import train_or_resume
 
 COMMANDS = "quadriga.commands"
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -116,40 +117,28 @@ def train(
     quadriga train my-experiment.yaml --seed 1 --set constraint.cost_limit=10
     quadriga train --resume my-run --steps 2M
     """
-    fields = {
-        "env": None if env is None else {"id": env},
-        "steps": steps,
-        "seed": seed,
-        "rollout": _given(env_runners=env_runners, envs_per_runner=envs_per_runner),
-        "learner": _given(learners=learners),
-        "name": name,
-    }
-    fields = _given(**{key: value for key, value in fields.items() if value != {}})
-    if as_json and quiet:
-        raise UserError("--json and --quiet: give one of them")
-    if resume is not None:
-        _only_resume(source, fields, assignments)
-    elif source is None:
-        raise UserError(
-            "what is to be trained? e.g. quadriga train ppo --env CartPole-v1, or quadriga train --resume RUN; "
-            "see: quadriga list presets"
-        )
-    from quadriga.platform import experiment as experiments
-    from quadriga.platform import training
-
-    options: dict[str, Any] = {
-        "runs_dir": runs_dir,
-        "progress": "json" if as_json else "quiet" if quiet else "auto",
-        "address": address,
-        "dashboard": dashboard,
-        "worker_output": bool((context.obj or {}).get("debug")),
-    }
-    if source is None:
-        assert resume is not None
-        training.resume(resume, steps=steps, **options)
-    else:
-        overrides = experiments.merged(fields, experiments.parse_assignments(assignments or []))
-        training.train(experiments.load(source, overrides), **options)
+    train_or_resume(
+        context,
+        source,
+        {
+            "--env": ("env.id", env),
+            "--steps": ("steps", steps),
+            "--seed": ("seed", seed),
+            "--env-runners": ("rollout.env_runners", env_runners),
+            "--envs-per-runner": ("rollout.envs_per_runner", envs_per_runner),
+            "--learners": ("learner.learners", learners),
+            "--name": ("name", name),
+        },
+        assignments,
+        resume=resume,
+        runs_dir=runs_dir,
+        address=address,
+        as_json=as_json,
+        quiet=quiet,
+        missing="what is to be trained? e.g. quadriga train ppo --env CartPole-v1, or quadriga train --resume RUN; "
+        "see: quadriga list presets",
+        dashboard=dashboard,
+    )
 
 
 app.command(short_help="Play a trained run.")(evaluate)
@@ -237,23 +226,6 @@ def doctor(runs_dir: RunsDir = "runs", as_json: AsJson = False) -> None:
             print(f"  {check.name}: {check.fix}")
     if not healthy:
         raise typer.Exit(1)
-
-
-def _given(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _only_resume(source: str | None, fields: dict[str, Any], assignments: list[str] | None) -> None:
-    """A run goes on as it was begun: only its length can be changed."""
-    flags = {"env": "--env", "seed": "--seed", "name": "--name", "rollout": "--env-runners/--envs-per-runner"}
-    flags["learner"] = "--learners"
-    refused = [repr(source)] if source is not None else []
-    refused += [flag for field, flag in flags.items() if field in fields]
-    refused += ["--set"] if assignments else []
-    if refused:
-        raise UserError(
-            f"--resume goes on with the run's own experiment and takes only --steps, not {', '.join(refused)}"
-        )
 
 
 def _warn_of_broken_lines() -> None:

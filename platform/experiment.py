@@ -112,7 +112,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: a text has no `=` or an empty key, or sets a key inside one that was set to a plain value.
     """
-    nested: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     plain: dict[str, str] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
@@ -127,10 +127,15 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         value = parse_yaml(text, where=f"--set {key}")
         if not isinstance(value, dict):
             plain[key] = text
-        for part in reversed(parts):
-            value = {part: value}
-        nested = merged(nested, value)
-    return nested
+        found = merged(found, nested(key, value))
+    return found
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """`{"a": {"b": value}}` of the field `a.b`; the inverse of `flattened` for one field."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return dict(value)
 
 
 _SAME = object()

@@ -303,10 +303,7 @@ def experiment_at(fields: Mapping[str, Any], point: Point) -> Experiment:
         UserError: it is not valid; names the field.
     """
     for name, value in point.items():
-        nested: Any = value
-        for part in reversed(name.split(".")):
-            nested = {part: nested}
-        fields = experiments.merged(fields, nested)
+        fields = experiments.merged(fields, experiments.nested(name, value))
     return experiments.build(fields)
 
 
