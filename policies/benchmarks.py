@@ -84,7 +84,7 @@ _POINT = ["SafetyPointGoal1-v0"]
 _SCALES = {
     f"reward x {scale}{', invariant' if invariant else ''}": {
         "preset": "pid-lagrangian",
-        "advantage": {"reward": "center", "reward_scale": scale},
+        "advantage": {"reward": "center", "cost": "center", "reward_scale": scale},
         "constraint": {"reward_scale_invariance": invariant},
     }
     for invariant in (False, True)

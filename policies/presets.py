@@ -11,6 +11,9 @@ SAFETY = {
     "rollout": {"batch_size": 8000, "envs_per_runner": 8},
     "update": {"minibatch_size": 1000, "epochs": 20, "target_kl": 0.01, "max_grad_norm": 40.0},
 }
+# An untrained agent's cost advantages, only centered, are four times as wide as the reward's standardized ones, and
+# teach it to stand still before it has learned to reach anything; standardized, a multiplier means the same throughout.
+_WEIGHED = {**SAFETY, "advantage": {"cost": "standardize"}}
 # A fifth of the published gains and a smoothed P: the mean of eight episodes is noisy too, and a multiplier that rises
 # before the agent has learned to reach anything teaches it to stand still.
 _PID = {"kind": "pid", "kp": 0.02, "ki": 0.0015, "kd": 0.02, "p_smoothing": 0.8, "d_smoothing": 0.8}
@@ -44,12 +47,12 @@ PRESETS: dict[str, Preset] = {
     "ppo-lagrangian": Preset(
         "PPO with gradient ascent on a Lagrange multiplier",
         "Ray, Achiam, Amodei 2019, Benchmarking Safe Exploration in Deep RL",
-        {**SAFETY, "constraint": {"kind": "lagrangian"}},
+        {**_WEIGHED, "constraint": {"kind": "lagrangian"}},
     ),
     "pid-lagrangian": Preset(
         "PPO with a PID-controlled Lagrange multiplier",
         "Stooke, Achiam, Abbeel 2020, arXiv:2007.03964",
-        {**SAFETY, "constraint": _PID},
+        {**_WEIGHED, "constraint": _PID},
     ),
     "trpo": Preset(
         "trust region policy optimization, no constraint",
@@ -99,6 +102,6 @@ PRESETS: dict[str, Preset] = {
     "safe-surprisal": Preset(
         "PPO with surprisal as a bonus and a PID-controlled multiplier on the cost",
         "Achiam, Sastry 2017, arXiv:1703.01732; Stooke, Achiam, Abbeel 2020, arXiv:2007.03964",
-        {**SAFETY, "constraint": _PID, "bonus": {"kind": "surprisal"}},
+        {**_WEIGHED, "constraint": _PID, "bonus": {"kind": "surprisal"}},
     ),
 }

@@ -6,7 +6,10 @@ cd "$(dirname "$0")/.."
 folder=.learn2learn
 rm -rf "$folder"
 mkdir "$folder"
-"${PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-binary :all: \
-	--dest "$folder" learn2learn==0.2.0
+# To say what it is called, its setup script asks for wheel.
+python="${PYTHON:-python3}"
+"$python" -m pip install --quiet --disable-pip-version-check --target "$folder"/tools setuptools wheel
+PYTHONPATH=$PWD/$folder/tools "$python" -m pip download --quiet --disable-pip-version-check --no-deps \
+	--no-build-isolation --no-binary :all: --dest "$folder" learn2learn==0.2.0
 tar --extract --gzip --strip-components=1 --directory "$folder" --file "$folder"/learn2learn-0.2.0.tar.gz
 echo "learn2learn is in benchmarks/$folder; now: python benchmarks/metalearn.py"
