@@ -19,6 +19,7 @@ def finetune(
     ] = None,
     corpus: Annotated[str | None, typer.Option("--corpus", metavar="DIR", help="Of code corpus build.")] = None,
     samples: Annotated[str | None, typer.Option("--samples", metavar="FILE", help="Judged, of codex-s.")] = None,
+    problems: Annotated[str | None, typer.Option("--problems", metavar="FILE", help="Of codex-s.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="What is fine-tuned.")] = None,
     lora_rank: Annotated[int | None, typer.Option("--lora-rank", min=0, metavar="R", help="Adapters only.")] = None,
     steps: Steps = None,
@@ -45,7 +46,7 @@ def finetune(
     given = {"steps": steps, "seed": seed, "name": name}
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     sections: dict[str, dict[str, Any]] = {
-        "data": {"corpus": corpus, "samples": samples},
+        "data": {"corpus": corpus, "samples": samples, "problems": problems},
         "model": {"name": model, "lora_rank": lora_rank},
         "compute": {"workers": workers},
     }

@@ -34,12 +34,14 @@ def _check(experiment: CodeExperiment) -> None:
     from quadriga.platform.errors import UserError
 
     data = experiment.data
-    if data.form == "solutions":
-        needed = Path(data.samples or "")
-    else:
+    if data.form != "solutions":
         needed = Path(data.corpus or "") / (corpus.FILES if data.form == "files" else corpus.FUNCTIONS)
+        made = "quadriga code corpus build"
+    elif data.samples is not None:
+        needed, made = Path(data.samples), "quadriga code sample"
+    else:
+        needed, made = Path(data.problems), "quadriga code corpus problems"
     if not needed.exists():
-        made = "quadriga code sample" if data.form == "solutions" else "quadriga code corpus build"
         raise UserError(f"{needed}: no such file; make it: {made}")
     models.read_tokenizer(models.find(experiment.model.name))
     require_memory(experiment)
@@ -61,7 +63,7 @@ LINE = Line(
             {"steps": 1000, "data": {"form": "functions"}},
         ),
         "codex-s": Preset(
-            "problems to samples that passed their tests",
+            "problems to solutions that passed their tests",
             f"{PAPER}, section 4",
             {"steps": 200, "data": {"form": "solutions"}, "optimizer": {"warmup_steps": 20}},
         ),
