@@ -9,6 +9,7 @@ packages' names, so the result does not depend on who was first.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -261,25 +262,41 @@ class _Table:
             self._temporary.unlink(missing_ok=True)
 
 
-def table(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of a Parquet file of a corpus.
+def require(path: Path, columns: Sequence[str]) -> None:
+    """Looks at the end of a Parquet file of a corpus, where it says what it holds.
 
     Raises:
         UserError: it is missing, damaged, empty, or has other columns.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; make it: quadriga code corpus build")
-    try:
-        there = pq.read_schema(path).names
-        missing = [name for name in columns if name not in there]
-        found = pq.read_table(path, columns=[name for name in columns if name in there])
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise UserError(f"{path}: damaged, or no file of a corpus: {one_line(error)[:200]}") from error
+    with _readable(path):
+        metadata = pq.read_metadata(path)
+    there = metadata.schema.names
+    missing = [name for name in columns if name not in there]
     if missing:
         raise UserError(f"{path}: has no column {missing[0]!r}; make the corpus again: quadriga code corpus build")
-    if not len(found):
+    if not metadata.num_rows:
         raise UserError(f"{path}: the corpus is empty")
-    return found
+
+
+def table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of a Parquet file of a corpus.
+
+    Raises:
+        UserError: as `require`.
+    """
+    require(path, columns)
+    with _readable(path):
+        return pq.read_table(path, columns=list(columns))
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise UserError(f"{path}: damaged, or no file of a corpus: {one_line(error)[:200]}") from error
 
 
 def _read_part(path: Path) -> Iterator[dict[str, Any]]:

@@ -29,20 +29,17 @@ def _evaluate(
 
 
 def _check(experiment: CodeExperiment) -> None:
-    from quadriga.codegen import corpus, models
+    from quadriga.codegen import corpus, models, training_data
     from quadriga.codegen.finetuning import require_memory
     from quadriga.platform.errors import UserError
 
     data = experiment.data
     if data.form != "solutions":
-        needed = Path(data.corpus or "") / (corpus.FILES if data.form == "files" else corpus.FUNCTIONS)
-        made = "quadriga code corpus build"
-    elif data.samples is not None:
-        needed, made = Path(data.samples), "quadriga code sample"
+        corpus.require(*training_data.source(data))
     else:
-        needed, made = Path(data.problems), "quadriga code corpus problems"
-    if not needed.exists():
-        raise UserError(f"{needed}: no such file; make it: {made}")
+        needed, made = (data.samples, "sample") if data.samples is not None else (data.problems, "corpus problems")
+        if not Path(needed).exists():
+            raise UserError(f"{needed}: no such file; make it: quadriga code {made}")
     models.read_tokenizer(models.find(experiment.model.name))
     require_memory(experiment)
 

@@ -33,6 +33,15 @@ class Data(NamedTuple):
     validation: Packed
 
 
+def source(settings: DataSettings) -> tuple[Path, list[str]]:
+    """The file of a corpus that is read, and the columns that are needed of it."""
+    assert settings.corpus is not None
+    folder = Path(settings.corpus)
+    if settings.form == "files":
+        return folder / corpus.FILES, ["text"]
+    return folder / corpus.FUNCTIONS, [*FUNCTION_COLUMNS, *(NEEDS_COLUMNS if settings.self_contained else [])]
+
+
 def documents(settings: DataSettings) -> Iterator[Document]:
     """All documents, in order.
 
@@ -45,13 +54,12 @@ def documents(settings: DataSettings) -> Iterator[Document]:
         else:
             yield from _solutions(Path(settings.samples), settings.problems)
         return
-    assert settings.corpus is not None
+    path, columns = source(settings)
+    rows = corpus.table(path, columns).to_pylist()
     if settings.form == "files":
-        for row in corpus.table(Path(settings.corpus) / corpus.FILES, ["text"]).to_pylist():
-            yield Document("", row["text"])
+        yield from (Document("", row["text"]) for row in rows)
         return
-    columns = [*FUNCTION_COLUMNS, *(NEEDS_COLUMNS if settings.self_contained else [])]
-    for row in corpus.table(Path(settings.corpus) / corpus.FUNCTIONS, columns).to_pylist():
+    for row in rows:
         if not _wanted(row, settings):
             continue
         if settings.form == "functions":
