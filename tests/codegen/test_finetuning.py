@@ -172,6 +172,13 @@ def test_solutions_are_the_samples_that_passed(builtin, tmp_path, capsys):
     assert [each.prompt + each.target for each in found] == [p.prompt + p.canonical for p in known.values()]
 
 
+@pytest.mark.parametrize(("rank", "advice"), [(0, "adapters .--lora-rank 8., or a smaller"), (4, "or a smaller model")])
+def test_what_does_not_fit_is_said_with_what_would(folder, learned, monkeypatch, rank, advice):
+    monkeypatch.setattr(finetuning.models, "free_memory", lambda device: 1000)
+    with pytest.raises(UserError, match=f"does not fit: .*{advice}"):
+        finetuning.Worker(experiment(folder, learned, model={"name": str(folder), "lora_rank": rank}))
+
+
 def test_the_learning_rate_warms_up_and_follows_a_cosine():
     settings = OptimizerSettings(learning_rate=1.0, warmup_steps=10, final_share=0.1)
     rates = [finetuning.learning_rate(settings, step, 110) for step in range(110)]
