@@ -9,6 +9,7 @@ packages' names, so the result does not depend on who was first.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -25,9 +26,9 @@ import pyarrow.parquet as pq
 
 from quadriga.codegen import filters as rules
 from quadriga.codegen.filters import Contamination, Filters
-from quadriga.codegen.functions import functions
+from quadriga.codegen.functions import Function, functions
 from quadriga.codegen.near_duplicates import Index, signature
-from quadriga.codegen.problems import parse_object, problems
+from quadriga.codegen.problems import Problem, parse_object, problems
 from quadriga.codegen.source_files import Package, SourceFile, licence, packages, read
 from quadriga.platform.errors import UserError, one_line
 
@@ -47,9 +48,7 @@ PART = pa.schema(
     ]
 )
 FILE = pa.schema([("package", pa.string()), ("path", pa.string()), ("licence", pa.string()), ("text", pa.string())])
-FUNCTION = pa.schema(
-    [(name, pa.string()) for name in ("package", "path", "licence", "name", "prompt", "body", "docstring")]
-)
+FUNCTION = pa.schema([(name, pa.string()) for name in ("package", "path", "licence", *Function._fields)])
 ROW_GROUP = 1000
 
 
@@ -89,6 +88,7 @@ class Report:
         resumed: of them by an earlier run.
         files: kept.
         functions: kept, with docstrings.
+        left_out: other functions of the kept files: the same as an earlier one, or of the name of an evaluated one.
         bytes: of the kept files.
         seen: files looked at.
         dropped: how many for each reason.
@@ -99,6 +99,7 @@ class Report:
     resumed: int = 0
     files: int = 0
     functions: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
     seen: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -108,7 +109,8 @@ class Report:
         """Plain data; the same for every way to the same corpus."""
         fields = {name: getattr(self, name) for name in ("packages", "seen", "files", "functions", "bytes")}
         dropped = {reason: self.dropped[reason] for reason in REASONS if self.dropped[reason]}
-        return {**fields, "dropped": dropped, "licences": dict(sorted(self.licences.items()))}
+        left_out, licences = (dict(sorted(each.items())) for each in (self.left_out, self.licences))
+        return {**fields, "left_out": left_out, "dropped": dropped, "licences": licences}
 
 
 Map = Callable[[Callable[[Package], None], list[Package]], Iterator[None]]
@@ -158,8 +160,7 @@ class PartWriter:
 
     def __call__(self, package: Package) -> None:
         if self._contamination is None:
-            known = [each for source in self._settings.against for each in problems(source).values()]
-            self._contamination = Contamination(known)
+            self._contamination = Contamination(_evaluated(self._settings))
         said = UNREADABLE
         try:
             said = licence(package)
@@ -173,6 +174,10 @@ class PartWriter:
             temporary.replace(target)
         except OSError as error:
             raise UserError(f"{target}: cannot be written: {error.strerror or one_line(error)}") from error
+
+
+def _evaluated(settings: Settings) -> list[Problem]:
+    return [each for source in settings.against for each in problems(source).values()]
 
 
 def _row(file: SourceFile, said: str, settings: Settings, contamination: Contamination) -> dict[str, Any]:
@@ -192,6 +197,8 @@ def _row(file: SourceFile, said: str, settings: Settings, contamination: Contami
 def _merge(parts: Sequence[tuple[str, Path]], settings: Settings, out: Path, report: Report) -> None:
     exact: set[str] = set()
     near = Index(settings.near)
+    evaluated = {name for each in _evaluated(settings) for name in each.names}
+    bodies: set[str] = set()
     files, kept_functions = _Table(out / FILES, FILE), _Table(out / FUNCTIONS, FUNCTION)
     with files, kept_functions:
         for package, path in parts:
@@ -215,8 +222,15 @@ def _merge(parts: Sequence[tuple[str, Path]], settings: Settings, out: Path, rep
                 tree = rules.parse(row["text"])
                 assert tree is not None
                 for function in functions(row["text"], tree):
-                    kept_functions.add({**where, **function._asdict()})
-                    report.functions += 1
+                    key = rules.exact_key(function.body)
+                    if function.name in evaluated:
+                        report.left_out["evaluated-name"] += 1
+                    elif key in bodies:
+                        report.left_out["duplicate"] += 1
+                    else:
+                        bodies.add(key)
+                        kept_functions.add({**where, **function._asdict()})
+                        report.functions += 1
 
 
 class _Table:
@@ -248,24 +262,41 @@ class _Table:
             self._temporary.unlink(missing_ok=True)
 
 
-def table(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of a Parquet file of a corpus.
+def require(path: Path, columns: Sequence[str]) -> None:
+    """Looks at the end of a Parquet file of a corpus, where it says what it holds.
 
     Raises:
         UserError: it is missing, damaged, empty, or has other columns.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; make it: quadriga code corpus build")
+    with _readable(path):
+        metadata = pq.read_metadata(path)
+    there = metadata.schema.names
+    missing = [name for name in columns if name not in there]
+    if missing:
+        raise UserError(f"{path}: has no column {missing[0]!r}; make the corpus again: quadriga code corpus build")
+    if not metadata.num_rows:
+        raise UserError(f"{path}: the corpus is empty")
+
+
+def table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of a Parquet file of a corpus.
+
+    Raises:
+        UserError: as `require`.
+    """
+    require(path, columns)
+    with _readable(path):
+        return pq.read_table(path, columns=list(columns))
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        found = pq.read_table(path, columns=list(columns))
+        yield
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{path}: damaged, or no file of a corpus: {one_line(error)[:200]}") from error
-    missing = [name for name in columns if name not in found.column_names]
-    if missing:
-        raise UserError(f"{path}: has no column {missing[0]!r}; was it made by quadriga code corpus build?")
-    if not len(found):
-        raise UserError(f"{path}: the corpus is empty")
-    return found
 
 
 def _read_part(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quadriga.codegen.options import Address, AsJson
+from quadriga.codegen.options import Address, AsJson, Timeout, Workers, cpus, require_jsonl
 from quadriga.platform.errors import UserError
 from quadriga.platform.interrupts import resumable
 
@@ -92,3 +92,49 @@ def build(
     for reason, count in report.dropped.most_common():
         print(f"  {reason:<20} {count:,}  ({corpus.REASONS[reason]})")
     print(f"corpus: {out / corpus.FILES}, {out / corpus.FUNCTIONS}\nreport: {out / corpus.REPORT}")
+
+
+@app.command(short_help="Make problems of functions with examples.")
+def problems(
+    corpus_folder: Annotated[Path, typer.Argument(metavar="CORPUS", help="Of code corpus build.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Problems.")] = Path("problems.jsonl"),
+    timeout: Timeout = 3.0,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make problems of self-contained functions whose docstring shows calls, and keep those that hold in the sandbox.
+
+    \b
+    quadriga code corpus problems corpus -o problems.jsonl
+    quadriga code finetune codex-s --problems problems.jsonl
+    """
+    import json
+
+    from quadriga.codegen import corpus, doctest_problems, sampling
+    from quadriga.codegen.pool import LocalPool
+    from quadriga.codegen.sandbox.limits import Limits
+
+    require_jsonl(out)
+    columns = ["package", "name", "prompt", "body", "docstring", "imports", "outside"]
+    rows = corpus.table(corpus_folder / corpus.FUNCTIONS, columns).to_pylist()
+    made = list(doctest_problems.problems(rows))
+    if not made:
+        raise UserError(f"{corpus_folder}: no self-contained function shows a call whose result is a literal")
+    limits = Limits(wall_s=timeout)
+    pool = LocalPool(workers or cpus(), limits)
+    try:
+        kept = list(doctest_problems.verified(made, pool, limits))
+    finally:
+        pool.close()
+    if not kept:
+        raise UserError(f"{corpus_folder}: none of {len(made):,} functions gives what its examples show")
+    sampling.replace_file(out, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    if as_json:
+        from quadriga.platform.progress import json_line
+
+        print(json_line({"functions": len(rows), "problems": len(made), "kept": len(kept), "out": str(out)}))
+        return
+    print(f"{len(made):,} of {len(rows):,} functions are self-contained and show a call")
+    print(
+        f"problems: {out} ({len(kept):,}; the others do not give what they show, or a function that does nothing does)"
+    )

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from quadriga.platform.experiment import Experiment, Section
 
+EVALUATED = ("humaneval", "builtin")
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -24,7 +25,11 @@ class DataSettings(Section):
     ] = "files"
     corpus: Annotated[str | None, Field(description="folder of quadriga code corpus build")] = None
     samples: Annotated[
-        str | None, Field(description="of solutions: file of quadriga code sample, with its results beside it")
+        str | None,
+        Field(
+            description="of solutions: file of quadriga code sample, with its results beside it; without, "
+            "the problems' own solutions are learned"
+        ),
     ] = None
     problems: Annotated[str, Field(description="of solutions: humaneval, builtin or a file")] = "builtin"
     length: Annotated[int, Field(ge=16, description="tokens of a packed row")] = 512
@@ -35,13 +40,28 @@ class DataSettings(Section):
     examples: Annotated[
         bool, Field(description="of functions and docstrings: only where the docstring shows a call, by >>>")
     ] = False
+    self_contained: Annotated[
+        bool,
+        Field(
+            description="of functions and docstrings: only those that need no more than builtins and the standard "
+            "library; what they import stands at the head of their prompt"
+        ),
+    ] = False
+    min_body_lines: Annotated[
+        int, Field(ge=0, description="of functions, docstrings and problems' own solutions: fewest lines of a body")
+    ] = 0
+    max_body_lines: Annotated[int | None, Field(ge=1, description="of these: most lines of a body")] = None
     limit: Annotated[int | None, Field(ge=1, description="only the first so many documents")] = None
 
     @model_validator(mode="after")
     def _has_a_source(self) -> DataSettings:
-        needed = "samples" if self.form == "solutions" else "corpus"
-        if getattr(self, needed) is None:
-            raise ValueError(f"data.{needed}: data.form {self.form} needs it")
+        if self.form != "solutions" and self.corpus is None:
+            raise ValueError(f"data.corpus: data.form {self.form} needs it")
+        if self.form == "solutions" and self.samples is None and self.problems in EVALUATED:
+            raise ValueError(
+                f"data.problems: {self.problems} is for evaluation, its own solutions are not learned; give a file of "
+                "quadriga code corpus problems, or data.samples"
+            )
         return self
 
 

@@ -19,6 +19,7 @@ def finetune(
     ] = None,
     corpus: Annotated[str | None, typer.Option("--corpus", metavar="DIR", help="Of code corpus build.")] = None,
     samples: Annotated[str | None, typer.Option("--samples", metavar="FILE", help="Judged, of codex-s.")] = None,
+    problems: Annotated[str | None, typer.Option("--problems", metavar="FILE", help="Of codex-s.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="What is fine-tuned.")] = None,
     lora_rank: Annotated[int | None, typer.Option("--lora-rank", min=0, metavar="R", help="Adapters only.")] = None,
     steps: Steps = None,
@@ -48,6 +49,7 @@ def finetune(
         {
             "--corpus": ("data.corpus", corpus),
             "--samples": ("data.samples", samples),
+            "--problems": ("data.problems", problems),
             "--model": ("model.name", model),
             "--lora-rank": ("model.lora_rank", lora_rank),
             "--steps": ("steps", steps),

@@ -233,7 +233,8 @@ def require_memory(experiment: CodeExperiment) -> None:
     device, source = models.choose_device(experiment.compute.device), models.find(experiment.model.name)
     found = models.needs(source, models.read_config(source), torch.float32, 0)
     copies = 1 if experiment.model.lora_rank else 4
-    models.require_memory(source.name, max(found.loading, copies * found.weights), device)
+    advice = "free some" if experiment.model.lora_rank else "adapters (--lora-rank 8)"
+    models.require_memory(source.name, max(found.loading, copies * found.weights), device, advice=advice)
 
 
 def _adamw(named: Mapping[str, torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from quadriga.codegen import docstrings
+from quadriga.codegen.self_contained import StandardImports
 
 MOST_CHARACTERS = 4000
 LEAST_DOCSTRING = 12
@@ -25,12 +26,16 @@ class Function(NamedTuple):
         prompt: signature and docstring, not indented.
         body: what follows, indented; `prompt + body` is Python.
         docstring: its text, without indentation.
+        imports: lines that import what it needs of the standard library.
+        outside: other names that it needs, of its file or of other packages, with a blank between them.
     """
 
     name: str
     prompt: str
     body: str
     docstring: str
+    imports: str
+    outside: str
 
 
 def functions(text: str, tree: ast.Module) -> Iterator[Function]:
@@ -41,6 +46,7 @@ def functions(text: str, tree: ast.Module) -> Iterator[Function]:
         tree: of the same text.
     """
     lines = text.splitlines(keepends=True)
+    imports = StandardImports(tree)
     for owner, node in _definitions(tree, ""):
         first = node.body[0]
         docstring = ast.get_docstring(node, clean=False)
@@ -60,7 +66,9 @@ def functions(text: str, tree: ast.Module) -> Iterator[Function]:
         if not body.endswith("\n"):
             body += "\n"
         if _parses(prompt + body):
-            yield Function(f"{owner}{node.name}", prompt, body, docstrings.clean(docstring))
+            needs = imports.needs(prompt + body, node.name)
+            outside = " ".join(needs.outside)
+            yield Function(f"{owner}{node.name}", prompt, body, docstrings.clean(docstring), needs.imports, outside)
 
 
 def _definitions(tree: ast.AST, owner: str) -> Iterator[tuple[str, ast.FunctionDef]]:

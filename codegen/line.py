@@ -29,18 +29,17 @@ def _evaluate(
 
 
 def _check(experiment: CodeExperiment) -> None:
-    from quadriga.codegen import corpus, models
+    from quadriga.codegen import corpus, models, training_data
     from quadriga.codegen.finetuning import require_memory
     from quadriga.platform.errors import UserError
 
     data = experiment.data
-    if data.form == "solutions":
-        needed = Path(data.samples or "")
+    if data.form != "solutions":
+        corpus.require(*training_data.source(data))
     else:
-        needed = Path(data.corpus or "") / (corpus.FILES if data.form == "files" else corpus.FUNCTIONS)
-    if not needed.exists():
-        made = "quadriga code sample" if data.form == "solutions" else "quadriga code corpus build"
-        raise UserError(f"{needed}: no such file; make it: {made}")
+        needed, made = (data.samples, "sample") if data.samples is not None else (data.problems, "corpus problems")
+        if not Path(needed).exists():
+            raise UserError(f"{needed}: no such file; make it: quadriga code {made}")
     models.read_tokenizer(models.find(experiment.model.name))
     require_memory(experiment)
 
@@ -61,7 +60,7 @@ LINE = Line(
             {"steps": 1000, "data": {"form": "functions"}},
         ),
         "codex-s": Preset(
-            "problems to samples that passed their tests",
+            "problems to solutions that passed their tests",
             f"{PAPER}, section 4",
             {"steps": 200, "data": {"form": "solutions"}, "optimizer": {"warmup_steps": 20}},
         ),

@@ -241,7 +241,14 @@ def free_memory(device: torch.device) -> int | None:
     return found if limit == "max" else min(found, int(limit) - used + cached)
 
 
-def require_memory(name: str, bytes_needed: int, device: torch.device, copies: int = 1) -> None:
+def require_memory(
+    name: str,
+    bytes_needed: int,
+    device: torch.device,
+    copies: int = 1,
+    *,
+    advice: str = "fewer --slots or --samplers, --dtype bfloat16",
+) -> None:
     """Says that a model does not fit before anything is loaded.
 
     Args:
@@ -249,6 +256,7 @@ def require_memory(name: str, bytes_needed: int, device: torch.device, copies: i
         bytes_needed: of one copy.
         device: where to.
         copies: processes of this machine that hold one each.
+        advice: what would need less, besides a smaller model.
 
     Raises:
         UserError: they need more than is free.
@@ -258,8 +266,7 @@ def require_memory(name: str, bytes_needed: int, device: torch.device, copies: i
         each = f"{copies} copies of {_gigabytes(bytes_needed)}" if copies > 1 else _gigabytes(bytes_needed)
         raise UserError(
             f"model {name!r} does not fit: it needs {each}, and {_gigabytes(free)} are free on this "
-            f"{'GPU' if device.type == 'cuda' else 'machine'}; fewer --slots or --samplers, --dtype bfloat16, "
-            "or a smaller model"
+            f"{'GPU' if device.type == 'cuda' else 'machine'}; {advice}, or a smaller model"
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from quadriga.codegen import corpus, docstrings, judged_samples
+from quadriga.codegen.doctest_problems import whole_prompt
 from quadriga.codegen.experiment import DataSettings
 from quadriga.codegen.packing import Example, Packed, chunks, pack
 from quadriga.codegen.problems import problems
@@ -15,7 +16,7 @@ from quadriga.codegen.prompts import completion_prompt
 from quadriga.platform.errors import UserError
 
 FUNCTION_COLUMNS = ["prompt", "body", "name", "docstring"]
-COLUMNS = {"files": ["text"], "functions": FUNCTION_COLUMNS, "docstrings": FUNCTION_COLUMNS}
+NEEDS_COLUMNS = ["imports", "outside"]
 
 
 class Document(NamedTuple):
@@ -32,6 +33,15 @@ class Data(NamedTuple):
     validation: Packed
 
 
+def source(settings: DataSettings) -> tuple[Path, list[str]]:
+    """The file of a corpus that is read, and the columns that are needed of it."""
+    assert settings.corpus is not None
+    folder = Path(settings.corpus)
+    if settings.form == "files":
+        return folder / corpus.FILES, ["text"]
+    return folder / corpus.FUNCTIONS, [*FUNCTION_COLUMNS, *(NEEDS_COLUMNS if settings.self_contained else [])]
+
+
 def documents(settings: DataSettings) -> Iterator[Document]:
     """All documents, in order.
 
@@ -39,23 +49,55 @@ def documents(settings: DataSettings) -> Iterator[Document]:
         UserError: a file is missing, damaged or empty.
     """
     if settings.form == "solutions":
-        assert settings.samples is not None
-        yield from _solutions(Path(settings.samples), settings.problems)
+        if settings.samples is None:
+            yield from _references(settings)
+        else:
+            yield from _solutions(Path(settings.samples), settings.problems)
         return
-    assert settings.corpus is not None
-    name = corpus.FILES if settings.form == "files" else corpus.FUNCTIONS
-    for row in corpus.table(Path(settings.corpus) / name, COLUMNS[settings.form]).to_pylist():
-        if settings.form == "files":
-            yield Document("", row["text"])
-        elif (settings.standalone and "." in row["name"]) or (settings.examples and ">>>" not in row["docstring"]):
+    path, columns = source(settings)
+    rows = corpus.table(path, columns).to_pylist()
+    if settings.form == "files":
+        yield from (Document("", row["text"]) for row in rows)
+        return
+    for row in rows:
+        if not _wanted(row, settings):
             continue
-        elif settings.form == "functions":
+        if settings.form == "functions":
+            whole = whole_prompt(row) if settings.self_contained else row["prompt"]
             # As a problem's prompt is shown when it is sampled: without the white space at its end.
-            prompt = row["prompt"].rstrip()
-            yield Document(prompt, row["prompt"][len(prompt) :] + row["body"])
+            prompt = whole.rstrip()
+            yield Document(prompt, whole[len(prompt) :] + row["body"])
         else:
             _, code = docstrings.split(row["prompt"] + row["body"], row["name"].split(".")[-1])
             yield Document(docstrings.prompt(code), docstrings.target(row["docstring"]))
+
+
+def _wanted(row: Mapping[str, str], settings: DataSettings) -> bool:
+    if settings.standalone and "." in row["name"]:
+        return False
+    if settings.examples and ">>>" not in row["docstring"]:
+        return False
+    if settings.self_contained and row["outside"]:
+        return False
+    lines = _lines(row["body"])
+    return settings.min_body_lines <= lines <= (settings.max_body_lines or lines)
+
+
+def _lines(body: str) -> int:
+    return sum(bool(line.strip()) for line in body.splitlines())
+
+
+def _references(settings: DataSettings) -> Iterator[Document]:
+    known = problems(settings.problems)
+    if not any(each.prompt and each.canonical for each in known.values()):
+        raise UserError(
+            f"{settings.problems}: no problem has a prompt and a solution, so there is nothing to learn from"
+        )
+    for problem in known.values():
+        lines = _lines(problem.canonical)
+        if problem.prompt and settings.min_body_lines <= lines <= (settings.max_body_lines or lines):
+            prompt = completion_prompt(problem)
+            yield Document(prompt, problem.prompt[len(prompt) :] + problem.canonical)
 
 
 def _solutions(samples: Path, source: str) -> Iterator[Document]:

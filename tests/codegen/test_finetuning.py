@@ -172,6 +172,13 @@ def test_solutions_are_the_samples_that_passed(builtin, tmp_path, capsys):
     assert [each.prompt + each.target for each in found] == [p.prompt + p.canonical for p in known.values()]
 
 
+@pytest.mark.parametrize(("rank", "advice"), [(0, "adapters .--lora-rank 8., or a smaller"), (4, "or a smaller model")])
+def test_what_does_not_fit_is_said_with_what_would(folder, learned, monkeypatch, rank, advice):
+    monkeypatch.setattr(finetuning.models, "free_memory", lambda device: 1000)
+    with pytest.raises(UserError, match=f"does not fit: .*{advice}"):
+        finetuning.Worker(experiment(folder, learned, model={"name": str(folder), "lora_rank": rank}))
+
+
 def test_the_learning_rate_warms_up_and_follows_a_cosine():
     settings = OptimizerSettings(learning_rate=1.0, warmup_steps=10, final_share=0.1)
     rates = [finetuning.learning_rate(settings, step, 110) for step in range(110)]
@@ -182,7 +189,15 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine():
 
 def test_what_is_wrong_is_said_before_anything_starts(folder, learned, tmp_path, capsys):
     options = ["--runs-dir", str(tmp_path / "runs"), "--quiet"]
+    for name, content in (("torn", b"PAR1 torn"), ("empty", b"")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / corpus.FUNCTIONS).write_bytes(content)
+    none = corpus.pq.read_table(learned / corpus.FUNCTIONS).slice(0, 0)
+    corpus.pq.write_table(none, tmp_path / "empty" / corpus.FUNCTIONS)
+    functions = ["codex-functions", "--model", str(folder), "--corpus"]
     bad = [
+        ([*functions, str(tmp_path / "torn")], "damaged, or no file of a corpus"),
+        ([*functions, str(tmp_path / "empty")], "the corpus is empty"),
         (["codex", "--model", str(folder)], "data.corpus: data.form files needs it"),
         (["codex", "--model", str(folder), "--corpus", "nowhere"], "no such file; make it: quadriga code corpus build"),
         (["codex", "--model", "./nowhere", "--corpus", str(learned)], "no such folder"),
@@ -191,7 +206,7 @@ def test_what_is_wrong_is_said_before_anything_starts(folder, learned, tmp_path,
     for words, complaint in bad:
         assert run(["code", "finetune", *words, *options]) == 2
         assert complaint in capsys.readouterr().err
-    assert not (tmp_path / "runs" / "mine").exists()
+    assert not (tmp_path / "runs").exists()
     with pytest.raises(UserError, match="is more than the model's 512 tokens"):
         finetuning.Worker(experiment(folder, learned, data={"length": 1024}))
     with pytest.raises(UserError, match=r"nothing to learn from: of 30 examples all are longer than data.length = 16"):
