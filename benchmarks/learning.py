@@ -62,16 +62,19 @@ class Task:
 
 # The update of the preset pid-lagrangian, for a preset that is not made for Safety-Gymnasium.
 SAFETY = {name: PRESETS["pid-lagrangian"].fields[name] for name in ("rollout", "update")}
-INTEGRAL = {"constraint": {"kp": 0.0, "kd": 0.0}}
+# Cost advantages in units of cost, for which these gains were chosen; the preset standardizes them.
+CENTERED = {"advantage": {"cost": "center"}}
+INTEGRAL = {**CENTERED, "constraint": {"kp": 0.0, "kd": 0.0}}
 # An integral fast enough to swing more than once in a run, alone and damped.
-FAST_INTEGRAL = {"constraint": {"ki": 0.01, "kp": 0.0, "kd": 0.0}}
-FAST_PID = {"constraint": {"ki": 0.01, "kp": 0.2, "kd": 0.1, "d_delay": 5}}
+FAST_INTEGRAL = {**CENTERED, "constraint": {"ki": 0.01, "kp": 0.0, "kd": 0.0}}
+FAST_PID = {**CENTERED, "constraint": {"ki": 0.01, "kp": 0.2, "kd": 0.1, "d_delay": 5}}
 
 TASKS = {
     "cartpole": Task("ppo", "CartPole-v1", 80_000, 3, goal=450.0),
     "halfcheetah": Task("ppo", "HalfCheetah-v5", 1_000_000, 3, goal=1685.0),
     "pointgoal-ppo": Task("ppo", "SafetyPointGoal1-v0", 1_000_000, 3, fields=SAFETY),
     "pointgoal-pid": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_000_000, 3),
+    "pointgoal-pid-centered": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_000_000, 3, fields=CENTERED),
     "pointgoal-integral": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_000_000, 3, fields=INTEGRAL),
     "pointgoal-fast-integral": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_600_000, 3, fields=FAST_INTEGRAL),
     "pointgoal-fast-pid": Task("pid-lagrangian", "SafetyPointGoal1-v0", 1_600_000, 3, fields=FAST_PID),
