@@ -79,12 +79,13 @@ def _wanted(row: Mapping[str, str], settings: DataSettings) -> bool:
         return False
     if settings.self_contained and row["outside"]:
         return False
-    lines = _lines(row["body"])
+    return _of_the_length(row["body"], settings)
+
+
+def _of_the_length(body: str, settings: DataSettings) -> bool:
+    """Whether a body has as many lines, without empty ones, as are asked for."""
+    lines = sum(bool(line.strip()) for line in body.splitlines())
     return settings.min_body_lines <= lines <= (settings.max_body_lines or lines)
-
-
-def _lines(body: str) -> int:
-    return sum(bool(line.strip()) for line in body.splitlines())
 
 
 def _references(settings: DataSettings) -> Iterator[Document]:
@@ -94,8 +95,7 @@ def _references(settings: DataSettings) -> Iterator[Document]:
             f"{settings.problems}: no problem has a prompt and a solution, so there is nothing to learn from"
         )
     for problem in known.values():
-        lines = _lines(problem.canonical)
-        if problem.prompt and settings.min_body_lines <= lines <= (settings.max_body_lines or lines):
+        if problem.prompt and _of_the_length(problem.canonical, settings):
             prompt = completion_prompt(problem)
             yield Document(prompt, problem.prompt[len(prompt) :] + problem.canonical)
 

@@ -345,21 +345,23 @@ def test_diverged_training_stops(make_trainer: Trainers) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule",
+    ("rule", "tolerance"),
     [
-        {"update": {"minibatch_size": 400, "epochs": 2}},
+        ({"update": {"minibatch_size": 400, "epochs": 2}}, 2e-5),
         pytest.param(
             {"preset": "trpo-pid", "update": {"kind": "trpo", "critic_minibatch_size": 400, "critic_epochs": 2}},
+            1e-5,
             marks=pytest.mark.slow,
         ),
-        {"preset": "cpo", "update": {"kind": "cpo", "critic_minibatch_size": 400, "critic_epochs": 2}},
+        ({"preset": "cpo", "update": {"kind": "cpo", "critic_minibatch_size": 400, "critic_epochs": 2}}, 1e-5),
     ],
     ids=["ppo", "trpo", "cpo"],
 )
-def test_two_learners_give_the_update_of_one(make_trainer: Trainers, rule: dict[str, Any]) -> None:
+def test_two_learners_give_the_update_of_one(make_trainer: Trainers, rule: dict[str, Any], tolerance: float) -> None:
     """One minibatch is the whole batch: the order of rows does not matter, only their sums.
 
-    The first update is the same; what the second collects differs already by the first one's last bits.
+    The first update is the same to 1e-5, the second, whose rows differ already by the first one's last bits, to
+    `tolerance`.
     """
     changes = {**rule, "rollout": {"env_runners": 2}}
     one, weights, rows = make_trainer(**changes), [], []
@@ -369,10 +371,10 @@ def test_two_learners_give_the_update_of_one(make_trainer: Trainers, rule: dict[
     rows.append(row)
     one.stop()
     two = make_trainer(**changes, learner={"learners": 2})
-    for expected, tolerance in zip(weights, (1e-5, 2e-5), strict=True):
+    for expected, allowed in zip(weights, (1e-5, tolerance), strict=True):
         row = two.train_iteration()
         for name, value in expected.items():
-            np.testing.assert_allclose(two.algorithm.weights[name], value, atol=tolerance, err_msg=name)
+            np.testing.assert_allclose(two.algorithm.weights[name], value, atol=allowed, err_msg=name)
     rows.append(row)
     for name in ("kl", "entropy", "explained_variance", "cost_explained_variance", "reward_value_loss"):
         assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-3, abs=1e-5), name
