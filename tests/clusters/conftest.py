@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import walk_site
@@ -88,9 +89,13 @@ class Prometheus:
             stderr=subprocess.DEVNULL,
         )
 
-    def await_metric(self, name: str, job: str) -> dict[str, Any]:
-        """Labels and value of a metric of ours, once it was scraped; the job must go on till then."""
-        query = f"{self.url}/api/v1/query?query=ray_quadriga_{name}"
+    def await_metric(self, name: str, job: str, **labels: str) -> dict[str, Any]:
+        """Labels and value of a metric of ours, once it was scraped; the job must go on till then.
+
+        Ray shows what a job counted for some time after its end: `labels` tell this job's from that.
+        """
+        selected = ",".join(f'{label}="{value}"' for label, value in labels.items())
+        query = f"{self.url}/api/v1/query?" + urlencode({"query": f"ray_quadriga_{name}{{{selected}}}"})
         while True:
             assert self._process.poll() is None
             assert not self._server.wait(job, 2.0).ended, self._server.logs(job)

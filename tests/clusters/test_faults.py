@@ -128,10 +128,11 @@ def struck(cluster: LocalCluster, title: str, strike: Callable[[NodeRecord], Non
 def test_training_goes_on_when_a_node_is_lost(striking: Any, site: str, tmp_path: Path) -> None:
     cluster, strike = striking
     (tmp_path / "x.yaml").write_text(CARTPOLE)
-    work = Work(tmp_path, site, cluster, "train", "x.yaml", "--name", "x", "--json")
+    # Long enough for a node that was told to go to be gone before the end.
+    work = Work(tmp_path, site, cluster, "train", "x.yaml", "--name", "x", "--steps", "80k", "--json")
     work.meet(lambda row: row.get("env_steps") == 3000, lambda: struck(cluster, "ColumnEnvRunner", strike))
     assert re.search(r"[12] of 2 env runners were lost after env step", work.ended())
-    assert column(tmp_path / "runs" / "x", "env_steps") == list(range(1000, 21_000, 1000))
+    assert column(tmp_path / "runs" / "x", "env_steps") == list(range(1000, 81_000, 1000))
 
 
 def test_meta_training_goes_on_to_the_same_numbers_when_a_node_is_lost(
