@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,7 @@ class JobServer:
             options: `needs` (`Needs`), `environment` and `metadata` (texts by name).
         """
         needs: Needs = options.get("needs") or Needs()
-        taken = {job.id for job in self.list()}
-        chosen = next(name for n in range(1, len(taken) + 2) if (name := id if n == 1 else f"{id}-{n}") not in taken)
+        chosen = free_name(id, {job.id for job in self.list()})
         with self._explained():
             self._client.submit_job(
                 entrypoint=command,
@@ -218,6 +218,12 @@ class JobServer:
             raise UserError(f"no cluster answers at {self.url}; see: quadriga cluster status") from error
         except RuntimeError as error:
             raise UserError(f"the cluster at {self.url} refused: {one_line(error)}") from error
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or `name-2`, ... if that is taken."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(each for each in names if each not in taken)
 
 
 def describe(job: Job) -> Sequence[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quadriga.clusters import shipment
-from quadriga.clusters.jobs import JobServer, Needs
+from quadriga.clusters.jobs import JobServer, Needs, free_name
 from quadriga.platform import storage
 from quadriga.platform.errors import UserError
 
@@ -67,7 +67,7 @@ def submit(server: JobServer, request: Request) -> tuple[str, str]:
         staged = Path(folder)
         metadata: Mapping[str, str] = {}
         if request.file is not None:
-            name, command, metadata = _experiment(request, request.file, _runs_dir(server, request), staged)
+            name, command, metadata = _experiment(server, request, request.file, staged)
         else:
             name, command = _command(request, staged)
         shipped = shipment.stage_code(staged, request.wheel)
@@ -75,17 +75,21 @@ def submit(server: JobServer, request: Request) -> tuple[str, str]:
     return job, shipped
 
 
-def _experiment(request: Request, file: Path, runs_dir: str, staged: Path) -> tuple[str, str, Mapping[str, str]]:
+def _experiment(server: JobServer, request: Request, file: Path, staged: Path) -> tuple[str, str, Mapping[str, str]]:
     from quadriga.platform import experiment as experiments
     from quadriga.platform import training
     from quadriga.platform.lines import line_of
+    from quadriga.platform.run_folder import list_runs
 
+    runs_dir = _runs_dir(server, request)
     overrides = experiments.merged(request.fields, experiments.parse_assignments(list(request.assignments)))
     experiment = experiments.load(str(file), overrides)
     if request.working_dir is not None:
         shipment.stage_files(request.working_dir, staged)
     shutil.copy(file, staged / file.name)
-    name = _free_name(runs_dir, experiment.name or training.run_name(experiment))
+    # One name for the run and its job: free among both.
+    taken = {*list_runs(runs_dir), *(job.id for job in server.list())}
+    name = free_name(experiment.name or training.run_name(experiment), taken)
     sets = [f"--set={assignment}" for assignment in [*_flattened(request.fields), *request.assignments]]
     words = ["train", file.name, *sets, "--name", name, "--runs-dir", runs_dir]
     metadata = {
@@ -120,13 +124,6 @@ def _runs_dir(server: JobServer, request: Request) -> str:
         "--runs-dir: give a URI (s3://...) or an absolute path that the cluster's machines share, since the job "
         "does not run here"
     )
-
-
-def _free_name(runs_dir: str, name: str) -> str:
-    from quadriga.platform.run_folder import list_runs
-
-    taken = set(list_runs(runs_dir))
-    return next(each for n in range(1, len(taken) + 2) if (each := name if n == 1 else f"{name}-{n}") not in taken)
 
 
 def _flattened(fields: Mapping[str, Any]) -> list[str]:

@@ -46,6 +46,7 @@ def sample(
     quadriga code sample --model runs/mine/export -n 20 --samplers 2 -o mine.jsonl
     """
     from quadriga.codegen import sampling
+    from quadriga.codegen.samples import count_python
 
     require_jsonl(out)
     work, engines = options.prepare(samples, temperature)
@@ -54,14 +55,16 @@ def sample(
             made = options.run(work, engines, out, quiet=as_json)
         finally:
             engines.close()
+    python = count_python(out, work.problems)
     if as_json:
         from quadriga.platform.progress import json_line
 
-        fields = {"samples": made.samples, "resumed": made.resumed, "tokens": made.tokens, "out": str(out)}
-        print(json_line({**fields, **work.settings.as_json()}))
+        fields = {"samples": made.samples, "resumed": made.resumed, "tokens": made.tokens, "python": python}
+        print(json_line({**fields, "out": str(out), **work.settings.as_json()}))
         return
     again = f", {made.resumed:,} of them by an earlier run" if made.resumed else ""
     print(f"{made.samples:,} samples of {len(work.problems):,} problems{again}")
+    print(f"{python:,} of them ({python / made.samples:.1%}) are Python")
     print(f"samples: {out}\nsettings: {sampling.settings_path(out)}")
     print(f"next: quadriga code execute {out} --problems {options.problems}")
 

@@ -9,11 +9,12 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quadriga.codegen.problems import parse_object
+from quadriga.codegen.filters import parse
+from quadriga.codegen.problems import Problem, parse_object
 from quadriga.platform.errors import UserError, unknown
 
 
@@ -46,7 +47,7 @@ def read_samples(path: Path, tasks: Iterable[str]) -> Iterator[Sample]:
         UserError: not there, not readable, a line that is not UTF-8, not JSON, without the fields, or
             of an unknown task; names the line, and the nearest task.
     """
-    known = tasks if isinstance(tasks, (dict, set, frozenset)) else set(tasks)
+    known = tasks if isinstance(tasks, (Mapping, set, frozenset)) else set(tasks)
     if path.is_dir():
         yield from _read_folder(path, known)
         return
@@ -95,6 +96,16 @@ def count_samples(path: Path, tasks: Iterable[str]) -> Counter[str]:
     if not counts:
         raise UserError(f"{path}: holds no sample")
     return counts
+
+
+def count_python(path: Path, problems: Mapping[str, Problem]) -> int:
+    """How many of the samples are Python behind their prompts; nothing is executed.
+
+    Raises:
+        UserError: as `read_samples`.
+    """
+    programs = (problems[each.task_id].program(each.code, whole=each.whole) for each in read_samples(path, problems))
+    return sum(parse(program) is not None for program in programs)
 
 
 def _read_folder(path: Path, known: Collection[str]) -> Iterator[Sample]:

@@ -119,6 +119,20 @@ def test_commands_output_and_exit_code_arrive(cluster: LocalCluster, quadriga, t
 
 
 @pytest.mark.slow
+def test_a_run_is_named_as_its_job_where_others_have_that_name(cluster: LocalCluster, quadriga, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(CARTPOLE)
+    server, folders = JobServer("tests"), ("here", "there", "there")
+    submitted = [
+        quadriga("submit", "x.yaml", "--no-wait", "--json", "--name", "twin", "--runs-dir", runs, "--address", "tests")
+        for runs in folders
+    ]
+    ids = [json.loads(each.stdout)["id"] for each in submitted]
+    assert ids == ["twin", "twin-2", "twin-3"]
+    assert [server.wait(id).metadata["experiment"] for id in ids] == ids
+    assert all((tmp_path / runs / id / "metrics.parquet").exists() for runs, id in zip(folders, ids, strict=True))
+
+
+@pytest.mark.slow
 def test_a_stopped_job_has_saved_a_checkpoint(cluster: LocalCluster, quadriga, tmp_path: Path) -> None:
     (tmp_path / "long.yaml").write_text(LONG)
     submitted = quadriga("submit", "long.yaml", "--no-wait", "--json", "--address", "tests")

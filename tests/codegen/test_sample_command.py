@@ -7,6 +7,7 @@ import small_language_models
 
 from quadriga.codegen import sweep
 from quadriga.codegen.estimators import PassAtK
+from quadriga.codegen.samples import count_python
 from quadriga.codegen.sweep import Point
 from quadriga.platform.cli import run
 from quadriga.platform.errors import UserError
@@ -39,12 +40,21 @@ def test_sample_writes_what_execute_takes(folder, problems, tmp_path, capsys):
     out = tmp_path / "s.jsonl"
     words = ["sample", "--model", folder, "--problems", problems, "-n", 2, "--max-new-tokens", 8, "-o", out]
     assert quadriga(*words) == 0
-    assert "6 samples of 3 problems" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "6 samples of 3 problems" in said and "%) are Python" in said
     assert quadriga("execute", out, "--problems", problems, "--k", 1, "--timeout", 30) == 0
     capsys.readouterr()
     assert quadriga(*words, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["resumed"] == found["samples"] == 6 and found["tokens"] == 0 and found["max_new_tokens"] == 8
+
+
+def test_samples_that_are_python_are_counted(builtin, tmp_path):
+    path, task = tmp_path / "s.jsonl", next(iter(builtin))
+    bodies = ["    return 1\n", "    return (\n", "    return 1\0\n", "(" * 1000, "    return 1\n\n\nclass"]
+    rows = [{"task_id": task, "completion": body} for body in bodies] + [{"task_id": task, "solution": "x = 1\n"}]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert count_python(path, builtin) == 2
 
 
 def test_evaluate_sweeps_temperatures_and_draws_them(folder, problems, tmp_path, capsys):
