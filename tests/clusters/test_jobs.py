@@ -82,22 +82,23 @@ def test_the_same_file_gives_the_same_numbers_here_on_a_cluster_and_as_a_job(
 ) -> None:
     (tmp_path / "x.yaml").write_text(text)
     here = ["--set", fewer] if fewer else []
+    job = f"job-{text.split()[1]}"  # the cluster's jobs bear different names
     ways = {
         "here": quadriga("train", "x.yaml", "--name", "here", "--address", "local", *here),
         "cluster": quadriga("train", "x.yaml", "--name", "cluster", "--address", cluster.address),
-        "job": quadriga("submit", "x.yaml", "--name", "job", "--address", "tests"),
+        job: quadriga("submit", "x.yaml", "--name", job, "--address", "tests"),
     }
     for name, done in ways.items():
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
     assert f"Ray cluster at {cluster.address}, 3 CPU slots" in ways["cluster"].stdout
-    assert f"Ray cluster at {cluster.address}, 3 CPU slots" in ways["job"].stdout
+    assert f"Ray cluster at {cluster.address}, 3 CPU slots" in ways[job].stdout
     expected = without_times(tmp_path / "runs" / "here")
-    for name in ("cluster", "job"):
+    for name in ("cluster", job):
         assert without_times(tmp_path / "runs" / name) == expected, name
     listed = list(map(json.loads, quadriga("jobs", "list", "--json").stdout.splitlines()))
-    entry = next(each for each in listed if each["metadata"].get("run") == str(tmp_path / "runs" / "job"))
+    entry = next(each for each in listed if each["metadata"].get("run") == str(tmp_path / "runs" / job))
     assert entry["state"] == "SUCCEEDED" and entry["exit_code"] == 0
-    assert entry["metadata"]["experiment"] == "job"
+    assert entry["metadata"]["experiment"] == job
     assert (entry["metadata"]["algorithm"], entry["metadata"]["environment"]) in (
         ("ppo", "CartPole-v1"),
         ("sine", "sine"),
@@ -120,7 +121,7 @@ def test_commands_output_and_exit_code_arrive(cluster: LocalCluster, quadriga, t
 
 @pytest.mark.slow
 def test_a_run_is_named_as_its_job_where_others_have_that_name(cluster: LocalCluster, quadriga, tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text(CARTPOLE)
+    (tmp_path / "x.yaml").write_text(LONG.replace("100_000_000", "1000"))
     server, folders = JobServer("tests"), ("here", "there", "there")
     submitted = [
         quadriga("submit", "x.yaml", "--no-wait", "--json", "--name", "twin", "--runs-dir", runs, "--address", "tests")
