@@ -75,4 +75,5 @@ LINE = Line(
     headline=("train_loss", "validation_loss", "learning_rate", "tokens_per_second"),
     cpus=lambda experiment: 1 + experiment.compute.workers if experiment.compute.workers else 0,
     check=_check,
+    afterwards=("quadriga code export {run} {name}-model",),
 )

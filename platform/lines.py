@@ -116,6 +116,8 @@ class Line:
         published: numbers of the literature to compare a curve with: `(experiment, metric)` to value by source.
         policy: what a checkpoint folder holds, as a callable on observations: `(experiment, checkpoint)`.
         export: the same as a file for other programs: `(experiment, checkpoint, output)`.
+        afterwards: commands of the line's own that a run suggests at its end, with `{run}` for it and `{name}`
+            for its bare name.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Line:
     published: Callable[[Any, str], Mapping[str, float]] = lambda experiment, metric: {}
     policy: Callable[[Any, Path], Callable[..., Any]] | None = None
     export: Callable[[Any, Path, Path], None] | None = None
+    afterwards: Sequence[str] = ()
 
     def actors(self, experiment: Any) -> Sequence[Demand]:
         """What the actors of a run of `experiment` occupy, beside its driver."""

@@ -244,6 +244,7 @@ class _Session:
         return [
             f"quadriga plot {self._name}",
             f"quadriga evaluate {self._name}",
+            *(each.format(run=self._name, name=self._run.name) for each in self._line.afterwards),
             f"quadriga train --resume {self._name} --steps {_further(self._step, self._experiment)}",
         ]
 

@@ -108,8 +108,9 @@ def test_a_run_is_trained_resumed_exported_and_sampled_from_the_command_line(fol
     small += ["data.validation_share=0.2"]
     chosen = [part for each in small for part in ("--set", each)]
     assert run(["code", "finetune", "codex-functions", *options, *chosen, *common]) == 0
-    assert run(["code", "finetune", "--resume", "mine", "--steps", "3", "--quiet", *common]) == 0
     capsys.readouterr()
+    assert run(["code", "finetune", "--resume", "mine", "--steps", "3", *common]) == 0
+    assert f"\n  quadriga code export {runs}/mine mine-model\n" in capsys.readouterr().out
     assert run(["code", "export", "mine", str(out), *common]) == 0
     assert "optimizer step 3" in capsys.readouterr().out
     from transformers import AutoModelForCausalLM, AutoTokenizer
