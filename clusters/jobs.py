@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,27 +116,33 @@ class JobServer:
             self._client = JobSubmissionClient(self.url)
 
     def submit(self, id: str, command: str, working_dir: Path, **options: Any) -> str:
-        """Submits a job and returns its id: `id`, or `id-2`, ... if that is taken.
+        """Submits a job and returns its id.
 
         Args:
-            id: wished for.
+            id: its id, of `free_id`.
             command: a shell command, run in `working_dir`.
             working_dir: uploaded as it is.
             options: `needs` (`Needs`), `environment` and `metadata` (texts by name).
         """
         needs: Needs = options.get("needs") or Needs()
-        chosen = free_name(id, {job.id for job in self.list()})
         with self._explained():
             self._client.submit_job(
                 entrypoint=command,
-                submission_id=chosen,
+                submission_id=id,
                 runtime_env={"working_dir": str(working_dir), "env_vars": dict(options.get("environment") or {})},
-                metadata={"job_name": chosen, **(options.get("metadata") or {})},
+                metadata={"job_name": id, **(options.get("metadata") or {})},
                 entrypoint_num_cpus=needs.cpus,
                 entrypoint_num_gpus=needs.gpus,
                 entrypoint_resources=dict(needs.resources) or None,
             )
-        return chosen
+        return id
+
+    def free_id(self, name: str, taken: Iterable[str] = ()) -> str:
+        """`name`, or `name-2`, ... if a job has that id or it is among `taken`."""
+        from quadriga.platform.run_folder import numbered
+
+        known = {*taken, *(job.id for job in self.list())}
+        return next(each for each in numbered(name) if each not in known)
 
     def list(self) -> list[Job]:
         """All submitted jobs, oldest first."""
@@ -218,12 +223,6 @@ class JobServer:
             raise UserError(f"no cluster answers at {self.url}; see: quadriga cluster status") from error
         except RuntimeError as error:
             raise UserError(f"the cluster at {self.url} refused: {one_line(error)}") from error
-
-
-def free_name(name: str, taken: Container[str]) -> str:
-    """`name`, or `name-2`, ... if that is taken."""
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(each for each in names if each not in taken)
 
 
 def describe(job: Job) -> Sequence[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quadriga.clusters import shipment
-from quadriga.clusters.jobs import JobServer, Needs, free_name
+from quadriga.clusters.jobs import JobServer, Needs
 from quadriga.platform import storage
 from quadriga.platform.errors import UserError
 
@@ -69,7 +69,8 @@ def submit(server: JobServer, request: Request) -> tuple[str, str]:
         if request.file is not None:
             name, command, metadata = _experiment(server, request, request.file, staged)
         else:
-            name, command = _command(request, staged)
+            wished, command = _command(request, staged)
+            name = server.free_id(wished)
         shipped = shipment.stage_code(staged, request.wheel)
         job = server.submit(name, command, staged, needs=request.needs, environment=environment, metadata=metadata)
     return job, shipped
@@ -87,9 +88,7 @@ def _experiment(server: JobServer, request: Request, file: Path, staged: Path) -
     if request.working_dir is not None:
         shipment.stage_files(request.working_dir, staged)
     shutil.copy(file, staged / file.name)
-    # One name for the run and its job: free among both.
-    taken = {*list_runs(runs_dir), *(job.id for job in server.list())}
-    name = free_name(experiment.name or training.run_name(experiment), taken)
+    name = server.free_id(experiment.name or training.run_name(experiment), list_runs(runs_dir))
     sets = [f"--set={assignment}" for assignment in [*_flattened(request.fields), *request.assignments]]
     words = ["train", file.name, *sets, "--name", name, "--runs-dir", runs_dir]
     metadata = {

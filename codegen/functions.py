@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from quadriga.codegen import docstrings
+from quadriga.codegen.filters import parse
 from quadriga.codegen.self_contained import StandardImports
 
 MOST_CHARACTERS = 4000
@@ -65,7 +66,7 @@ def functions(text: str, tree: ast.Module) -> Iterator[Function]:
             continue
         if not body.endswith("\n"):
             body += "\n"
-        if _parses(prompt + body):
+        if parse(prompt + body) is not None:
             needs = imports.needs(prompt + body, node.name)
             outside = " ".join(needs.outside)
             yield Function(f"{owner}{node.name}", prompt, body, docstrings.clean(docstring), needs.imports, outside)
@@ -92,11 +93,3 @@ def _same_lines(text: str, count: int) -> int:
     for _ in range(count):
         place = text.index("\n", place) + 1
     return place
-
-
-def _parses(text: str) -> bool:
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError):
-        return False
-    return True

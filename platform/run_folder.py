@@ -12,7 +12,9 @@ training driver.
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,25 +189,32 @@ def list_runs(runs_dir: str = "runs") -> list[str]:
         return []
 
 
+def numbered(name: str) -> Iterator[str]:
+    """The names of whatever would be called `name`, in the order of preference: `name`, `name-2`, `name-3`, ..."""
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
 def _take_name(filesystem: fs.FileSystem, parent: str, name: str) -> str:
     """Makes the first free folder of `name`, `name-2`, ... and returns its name."""
     local = storage.local_path(filesystem, parent)
     if local is not None:
         local.mkdir(parents=True, exist_ok=True)
-    taken, number = name, 1
-    while True:
-        path = f"{parent}/{taken}"
-        if local is None and not storage.exists(filesystem, path):
-            filesystem.create_dir(path, recursive=True)
-            return taken
-        if local is not None:
-            try:
-                (local / taken).mkdir()  # two runs that start at once cannot both succeed
-                return taken
-            except FileExistsError:
-                pass
-        number += 1
-        taken = f"{name}-{number}"
+
+    def make(each: str) -> bool:
+        if local is None:
+            path = f"{parent}/{each}"
+            free = not storage.exists(filesystem, path)
+            if free:
+                filesystem.create_dir(path, recursive=True)
+            return free
+        try:
+            (local / each).mkdir()  # two runs that start at once cannot both succeed
+        except FileExistsError:
+            return False
+        return True
+
+    return next(filter(make, numbered(name)))
 
 
 def _listed(names: list[str], most: int = 8) -> str:

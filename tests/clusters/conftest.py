@@ -90,10 +90,7 @@ class Prometheus:
         )
 
     def await_metric(self, name: str, job: str, **labels: str) -> dict[str, Any]:
-        """Labels and value of a metric of ours, once it was scraped; the job must go on till then.
-
-        Ray shows what a job counted for some time after its end: `labels` tell this job's from that.
-        """
+        """Labels and value of a metric of ours that has these `labels`, once scraped; the job must go on till then."""
         selected = ",".join(f'{label}="{value}"' for label, value in labels.items())
         query = f"{self.url}/api/v1/query?" + urlencode({"query": f"ray_quadriga_{name}{{{selected}}}"})
         while True:

@@ -69,7 +69,7 @@ def test_prometheus_scrapes_the_metrics_of_a_job(cluster: LocalCluster, quadriga
     submitted = quadriga("submit", "long.yaml", "--no-wait", "--json", "--address", "tests")
     id = json.loads(submitted.stdout)["id"]
     found = running.await_metric("env_steps", id, run=id)
-    assert (found["algorithm"], found["environment"]) == ("ppo", "CartPole-v1")
+    assert (found["run"], found["algorithm"], found["environment"]) == (id, "ppo", "CartPole-v1")
     assert found["value"] >= 1000
     JobServer("tests").stop(id)
 
