@@ -102,6 +102,7 @@ def status(
     quadriga cluster status
     """
     from quadriga.clusters import local
+    from quadriga.platform import placement
     from quadriga.platform.progress import json_line
 
     found = local.clusters() if name is None else [local.find(name)]
@@ -112,7 +113,7 @@ def status(
             nodes = {node.name: "alive" if node.alive else "dead" for node in each.nodes}
             print(json_line({"name": each.name, "address": each.address, "dashboard": each.dashboard, "nodes": nodes}))
         for node in each.nodes:
-            roles = ", ".join(node.resources) or "jobs"
+            roles = ", ".join(role for role in node.resources if role != placement.ACTOR_SLOTS) or "jobs"
             state = "alive" if node.alive else "dead"
             rows.append((each.name, node.name, state, f"{node.cpus:g}", f"{node.gpus:g}", roles, each.dashboard))
         if not each.nodes:
@@ -205,6 +206,10 @@ def submit(
     ] = None,
     cpus: Annotated[float, typer.Option(min=0, metavar="N", help="CPU slots of the job's driver.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, metavar="N", help="GPUs of the job's driver.")] = 0,
+    slots: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="CPU slots of what a command starts; an experiment's are known."),
+    ] = None,
     resources: Annotated[
         list[str] | None,
         typer.Option("--resource", metavar="NAME=N", help="Other resources of the driver. May be repeated."),
@@ -246,7 +251,7 @@ def submit(
         assignments or [],
         fields,
         runs_dir,
-        Needs(cpus, gpus, amounts),
+        Needs(cpus, gpus, amounts, slots),
         _pairs("--env", environment),
         working_dir,
         wheel,

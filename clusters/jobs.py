@@ -19,13 +19,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from quadriga.clusters import local
-from quadriga.platform import tokens
+from quadriga.platform import placement, tokens
 from quadriga.platform.errors import UserError, nearest, one_line
 
 EXIT_RUNNING = 3
 """`jobs status` of a job that has not ended."""
 
 POLL_S = 1.0
+PATIENCE_S = 5.0
+"""Pending for longer, a job is said to wait."""
+NODES = 10_000
 METADATA = ("experiment", "algorithm", "environment", "run")
 
 
@@ -79,11 +82,25 @@ class Job:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the job's driver occupies while it runs, on the node where it runs."""
+    """What a job occupies while it runs.
+
+    Attributes:
+        cpus: CPU slots of its driver, on the node where that runs.
+        gpus: likewise GPUs.
+        resources: likewise others.
+        slots: CPU slots of the actors that it starts, anywhere; `None` if that is not known.
+    """
 
     cpus: float = 1
     gpus: float = 0
     resources: Mapping[str, float] = field(default_factory=dict)
+    slots: int | None = None
+
+    def admission(self) -> Mapping[str, float]:
+        """`resources`, and on the head room for the actors; a driver that belongs elsewhere asks for no room."""
+        if self.gpus or self.resources:
+            return self.resources
+        return {placement.ACTOR_SLOTS: self.slots or placement.SLIVER}
 
 
 class JobServer:
@@ -133,9 +150,34 @@ class JobServer:
                 metadata={"job_name": id, **(options.get("metadata") or {})},
                 entrypoint_num_cpus=needs.cpus,
                 entrypoint_num_gpus=needs.gpus,
-                entrypoint_resources=dict(needs.resources) or None,
+                entrypoint_resources=dict(self._resources(needs)) or None,
             )
         return id
+
+    def _resources(self, needs: Needs) -> Mapping[str, float]:
+        """What the driver asks for besides CPUs and GPUs.
+
+        Raises:
+            UserError: its actors will never find room.
+        """
+        offered = self.actor_slots()
+        if offered is None:
+            return needs.resources
+        if (needs.slots or 0) > offered:
+            raise UserError(
+                f"the job's actors occupy {needs.slots} CPU slots at once, the nodes of {self.url} have {offered:g}: "
+                "ask for fewer (rollout.env_runners, learner.learners, compute.workers), or take more nodes"
+            )
+        return needs.admission()
+
+    def actor_slots(self) -> float | None:
+        """CPU slots that actors of jobs may occupy together; `None` where nobody counts them."""
+        from ray.util.state import list_nodes
+
+        with self._explained():
+            nodes = list_nodes(address=self.url, filters=[("state", "=", "ALIVE")], limit=NODES)
+        offered = [node.resources_total.get(placement.ACTOR_SLOTS, 0.0) for node in nodes]
+        return sum(offered) or None
 
     def free_id(self, name: str, taken: Iterable[str] = ()) -> str:
         """`name`, or `name-2`, ... if a job has that id or it is among `taken`."""
@@ -187,6 +229,7 @@ class JobServer:
 
     def follow(self, id: str) -> Job:
         """Prints what the job prints until it ends; a connection that breaks is taken up again where it stood."""
+        self._until_it_begins(id)
         printed = 0
 
         async def tail() -> None:
@@ -206,6 +249,14 @@ class JobServer:
         sys.stdout.write(self.logs(id)[printed:])
         sys.stdout.flush()
         return self.wait(id)
+
+    def _until_it_begins(self, id: str) -> None:
+        began, told = time.monotonic(), False
+        while self.find(id).state == "PENDING":
+            if not told and time.monotonic() - began > PATIENCE_S:
+                print(f"job {id} waits until the cluster has room for it; see: quadriga jobs list", file=sys.stderr)
+                told = True
+            time.sleep(POLL_S / 4)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

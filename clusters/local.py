@@ -38,6 +38,8 @@ ATTEMPTS = 2
 PATIENCE_S = 20.0
 STOP_WAIT_S = 120
 """Seconds that a stopped job has to finish its iteration and save a checkpoint; Ray's own 3 lose it."""
+QUEUE_S = 10 * 365 * 24 * 3600
+"""Seconds that a job may wait for others to end; after Ray's own 900 it has failed."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ class Shape:
             yield f"worker-{number}", self.cpus, self.gpus, roles
         for number in range(1, self.sandbox_workers + 1):
             yield f"sandbox-{number}", self.cpus, 0, (placement.SANDBOX,)
+
+    def resources(self, roles: Sequence[str]) -> dict[str, float]:
+        """What a node of these roles offers besides CPUs and GPUs; the head, which has none, room for jobs' actors."""
+        slots = self.workers * self.cpus
+        return dict.fromkeys(roles, 1.0) or ({placement.ACTOR_SLOTS: slots} if slots else {})
 
 
 def up(
@@ -221,7 +228,7 @@ def _specifications(cluster: LocalCluster, shape: Shape, ports: tuple[int, int])
             dashboard_port=ports[1],
             cpus=cpus,
             gpus=gpus,
-            resources=dict.fromkeys(roles, 1.0),
+            resources=shape.resources(roles),
             labels={"quadriga.node": name, **{f"quadriga.{role}": "true" for role in roles}},
             object_store_bytes=shape.object_store_bytes,
         )
@@ -286,6 +293,7 @@ def _environment(mark: str) -> dict[str, str]:
         **LOOPBACK_ONLY,
         "RAY_AUTH_MODE": "token",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+        "RAY_JOB_START_TIMEOUT_SECONDS": str(QUEUE_S),
         "PATH": programs,
         MARK: mark,
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,22 +67,29 @@ def submit(server: JobServer, request: Request) -> tuple[str, str]:
     with tempfile.TemporaryDirectory(prefix="quadriga-job-") as folder:
         staged = Path(folder)
         metadata: Mapping[str, str] = {}
+        needs = request.needs
         if request.file is not None:
-            name, command, metadata = _experiment(server, request, request.file, staged)
+            name, command, metadata, slots = _experiment(server, request, request.file, staged)
+            needs = replace(needs, slots=slots)
         else:
             wished, command = _command(request, staged)
             name = server.free_id(wished)
         shipped = shipment.stage_code(staged, request.wheel)
-        job = server.submit(name, command, staged, needs=request.needs, environment=environment, metadata=metadata)
+        job = server.submit(name, command, staged, needs=needs, environment=environment, metadata=metadata)
     return job, shipped
 
 
-def _experiment(server: JobServer, request: Request, file: Path, staged: Path) -> tuple[str, str, Mapping[str, str]]:
+def _experiment(
+    server: JobServer, request: Request, file: Path, staged: Path
+) -> tuple[str, str, Mapping[str, str], int]:
+    """Name, command, metadata, and CPU slots of the actors."""
     from quadriga.platform import experiment as experiments
     from quadriga.platform import training
     from quadriga.platform.lines import line_of
     from quadriga.platform.run_folder import list_runs
 
+    if request.needs.slots is not None:
+        raise UserError("--slots goes with a command; how many an experiment occupies is known")
     runs_dir = _runs_dir(server, request)
     overrides = experiments.merged(request.fields, experiments.parse_assignments(list(request.assignments)))
     experiment = experiments.load(str(file), overrides)
@@ -91,13 +99,15 @@ def _experiment(server: JobServer, request: Request, file: Path, staged: Path) -
     name = server.free_id(experiment.name or training.run_name(experiment), list_runs(runs_dir))
     sets = [f"--set={assignment}" for assignment in [*_flattened(request.fields), *request.assignments]]
     words = ["train", file.name, *sets, "--name", name, "--runs-dir", runs_dir]
+    line = line_of(experiment)
     metadata = {
         "experiment": name,
         "algorithm": experiment.preset,
-        "environment": line_of(experiment).task(experiment),
+        "environment": line.task(experiment),
         "run": storage.join(runs_dir, name),
     }
-    return name, f"{PROGRAM} {shlex.join(words)}", metadata
+    slots = math.ceil(sum(each.count * each.cpus for each in line.actors(experiment)))
+    return name, f"{PROGRAM} {shlex.join(words)}", metadata, slots
 
 
 def _command(request: Request, staged: Path) -> tuple[str, str]:

@@ -5,6 +5,8 @@ Actors ask for a sliver of it. On a cluster whose nodes offer none of a role, ac
 untrusted code is then refused where there are several nodes. `QUADRIGA_PLACEMENT` changes it: `strict`
 asks for the resources in any case, also where nodes that offer them are yet to be started by an
 autoscaler; `anywhere` never does.
+
+Jobs wait for room for all of their actors in a resource of its own, `ACTOR_SLOTS`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ import os
 from quadriga.platform.errors import UserError
 
 ROLLOUTS, LEARNERS, SANDBOX = "rollouts", "learners", "sandbox"
+ACTOR_SLOTS = "actor_slots"
+"""What the head of a cluster may offer: as many as the other nodes have CPU slots. A job's driver, which then runs on
+the head, takes as many as the job's actors will occupy: jobs that do not fit beside each other run one after the
+other, where they would hold some slots each and wait for each other's."""
 VARIABLE = "QUADRIGA_PLACEMENT"
 MODES = ("auto", "strict", "anywhere")
 SLIVER = 0.001

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from quadriga.clusters.jobs import Job, JobServer
+from quadriga.clusters.jobs import Job, JobServer, Needs
 from quadriga.clusters.local import LocalCluster
 from quadriga.clusters.submission import Request, submit
 from quadriga.platform.errors import UserError
@@ -131,6 +131,33 @@ def test_a_run_is_named_as_its_job_where_others_have_that_name(cluster: LocalClu
     assert ids == ["twin", "twin-2", "twin-3"]
     assert [server.wait(id).metadata["experiment"] for id in ids] == ids
     assert all((tmp_path / runs / id / "metrics.parquet").exists() for runs, id in zip(folders, ids, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("needs", "asked"),
+    [(Needs(slots=2), {"actor_slots": 2}), (Needs(), {"actor_slots": 0.001}), (Needs(slots=0), {"actor_slots": 0.001}),
+     (Needs(gpus=1, slots=2), {}), (Needs(resources={"big": 1}, slots=2), {"big": 1})],
+)  # fmt: skip
+def test_a_driver_without_a_place_of_its_own_asks_for_room_for_its_actors(
+    needs: Needs, asked: dict[str, float]
+) -> None:
+    assert needs.admission() == asked
+
+
+@pytest.mark.slow
+def test_jobs_that_fill_the_cluster_run_one_after_the_other(cluster: LocalCluster, quadriga, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(CARTPOLE)  # a driver and two runners, which is all that the cluster has
+    server = JobServer("tests")
+    assert server.actor_slots() == 2
+    refused = quadriga("submit", "x.yaml", "--set", "rollout.env_runners=3", "--address", "tests")
+    assert refused.returncode == 2 and "occupy 3 CPU slots at once" in refused.stderr
+    before = [
+        quadriga("submit", "x.yaml", "--no-wait", "--json", "--name", "queued", "--address", "tests") for _ in range(2)
+    ]
+    last = quadriga("submit", "x.yaml", "--name", "queued", "--address", "tests")
+    assert last.returncode == 0, last.stderr
+    assert "waits until the cluster has room for it" in last.stderr
+    assert [server.wait(json.loads(each.stdout)["id"]).state for each in before] == ["SUCCEEDED", "SUCCEEDED"]
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_dashboard_and_job_api_refuse_without_the_token(cluster: LocalCluster) -
 @pytest.mark.slow
 def test_nodes_have_roles_and_two_clusters_stand_side_by_side(cluster: LocalCluster, quadriga) -> None:
     assert [node.name for node in cluster.nodes] == ["head", "worker-1", "worker-2"]
-    assert cluster.nodes[0].resources == {}
+    assert cluster.nodes[0].resources == {"actor_slots": 2.0}
     assert set(cluster.nodes[1].resources) == {"rollouts", "learners", "sandbox"}
     with pytest.raises(UserError, match="is up already"):
         local.up("tests")
@@ -112,3 +112,9 @@ def test_with_nodes_for_untrusted_code_the_others_take_none() -> None:
     roles = {name: roles for name, _, _, roles in Shape(workers=1, sandbox_workers=1).nodes()}
     assert roles == {"head": (), "worker-1": ("rollouts", "learners"), "sandbox-1": ("sandbox",)}
     assert "sandbox" in next(roles for name, _, _, roles in Shape(workers=1).nodes() if name == "worker-1")
+
+
+def test_the_head_offers_room_for_actors_where_nodes_have_some() -> None:
+    assert Shape(workers=3, sandbox_workers=2, cpus=2).resources(()) == {"actor_slots": 6.0}
+    assert Shape(workers=3).resources(("rollouts",)) == {"rollouts": 1.0}
+    assert Shape(workers=0, head_cpus=4).resources(()) == {}
