@@ -14,6 +14,9 @@ ifndef DEMO_NAME
 DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 PYTEST_ARGS ?=
+# Processes that run tests, a Ray each; 0: none but pytest itself, as a debugger wants it.
+TEST_PROCESSES ?= 2
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
 
 export OMP_NUM_THREADS ?= 1
 
@@ -37,8 +40,8 @@ demo: setup ## train a PID-Lagrangian agent on SafetyPointGoal1-v0 (DEMO_STEPS=4
 
 ##@ Develop
 
-test: setup ## run the tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+test: setup ## run the tests but the slow ones, in two processes (TEST_PROCESSES=2)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
 
 test-slow: setup ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
@@ -47,7 +50,7 @@ test-programs: ## install Debian's chromium, prometheus and shellcheck, without 
 	apt-get install --yes --no-install-recommends chromium prometheus shellcheck
 
 coverage: setup ## run the tests but the slow ones and say which lines they leave out
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(PYTEST_ARGS)
 
 lint: setup ## ruff's rules and format, and types
 	$(BIN)/ruff check .
