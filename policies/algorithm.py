@@ -114,9 +114,7 @@ class PolicyOptimizationConfig(AlgorithmConfig):
         return RLModuleSpec(
             module_class=ActorCriticModule,
             model_config={
-                "hidden_sizes": network.hidden_sizes,
-                "activation": network.activation,
-                "initial_log_std": network.initial_log_std,
+                **network.model_dump(include={"hidden_sizes", "activation", "initial_log_std", "final_log_std"}),
                 "streams": len(self.rollout_plan.streams),
                 "units": network.units if isinstance(network, LSTMSettings) else None,
                 "shrink_observations": self.rl_experiment.rollout.normalize_observations == "shrink",

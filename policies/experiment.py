@@ -28,6 +28,9 @@ class NetworkSettings(Section):
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
     initial_log_std: Annotated[float, Field(description="of a Gaussian policy, the same in every dimension")] = -0.5
+    final_log_std: Annotated[
+        float | None, Field(description="goes there on a line over the run's steps instead of being learned")
+    ] = None
 
 
 class LSTMSettings(Section):
@@ -43,6 +46,7 @@ class LSTMSettings(Section):
         int, Field(ge=1, description="steps that gradients go back; divides each environment's share of the batch")
     ] = 50
     initial_log_std: Annotated[float, Field(description="as of mlp")] = -0.5
+    final_log_std: Annotated[float | None, Field(description="as of mlp")] = None
 
 
 class AdvantageSettings(Section):

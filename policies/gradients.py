@@ -64,6 +64,8 @@ class Autograd:
         if entropy_coefficient:
             loss = loss - entropy_coefficient * len(batch) * distributions.entropy(inputs, module.log_std)
         (loss / total).backward()
+        if module.log_std is not None and not module.learns_std:
+            _zero([module.log_std])
         return log_ratio.detach(), (surrogate < unclipped).detach()
 
     @torch.no_grad()
@@ -98,6 +100,7 @@ class WrittenOut:
         self.critic_network = Backward(module.critics, self.xp)
         self.log_std: Array = None if module.log_std is None else _data(module.log_std, self.xp)
         self.log_std_gradient: Array = None if module.log_std is None else _data(module.log_std.grad, self.xp)
+        self._learns_std = module.learns_std
 
     def policy(self, batch: UpdateBatch, clip: float, entropy_coefficient: float, total: int) -> tuple[Array, Array]:
         """See `Gradients`."""
@@ -131,11 +134,14 @@ class WrittenOut:
                 gradient += p * surprise * (entropy_coefficient / total)
         else:
             gradient = z * (slope[:, None] * inverse_std)
-            z_squared -= 1.0
-            z_squared *= slope[:, None]
-            xp.sum(z_squared, 0, out=self.log_std_gradient)
-            if entropy_coefficient:
-                self.log_std_gradient -= entropy_coefficient * len(batch) / total
+            if not self._learns_std:
+                self.log_std_gradient[:] = 0.0
+            else:
+                z_squared -= 1.0
+                z_squared *= slope[:, None]
+                xp.sum(z_squared, 0, out=self.log_std_gradient)
+                if entropy_coefficient:
+                    self.log_std_gradient -= entropy_coefficient * len(batch) / total
         self.policy_network.backward(gradient)
         return log_ratio, clipped
 

@@ -178,6 +178,7 @@ class ColumnLearner(TorchLearner):
             batch.cost_advantages = standardized[streams.index(COST)]
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported, once, by the algorithm
             metrics |= self.update_rule(batch.to(self._device), context)
+        self.actor_critic.anneal(remaining)
         if hasattr(settings, "learning_rate"):
             metrics["learning_rate"] = self.policy_descent.optimizer.param_groups[0]["lr"]
         if self.actor_critic.log_std is not None:

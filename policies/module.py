@@ -71,8 +71,8 @@ class Normalizer(nn.Module):
 class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
     """The policy and its critics.
 
-    `model_config`: `hidden_sizes`, `activation`, `initial_log_std`, `streams` (critics), `shrink_observations`;
-    of a recurrent network also `units` of the LSTM. Its critics are heads of one network.
+    `model_config`: `hidden_sizes`, `activation`, `initial_log_std`, `final_log_std` (see `anneal`), `streams` (how many
+    critics), `shrink_observations`; of a recurrent network also `units` of the LSTM, and its critics are heads of one.
     """
 
     def setup(self) -> None:
@@ -93,9 +93,8 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
             self.critics = RecurrentNetwork(sizes, self.units, self.streams, activation, final_gain=0.0)
         else:
             self._build_perceptrons(obs_dim, hidden, dist_dim, config)
-        self.log_std = (
-            None if self.discrete else nn.Parameter(torch.full((dist_dim,), float(config["initial_log_std"])))
-        )
+        self._log_stds = float(config["initial_log_std"]), config.get("final_log_std")
+        self.log_std = None if self.discrete else nn.Parameter(torch.full((dist_dim,), self._log_stds[0]))
 
     def _build_perceptrons(self, obs_dim: int, hidden: list[int], dist_dim: int, config: Mapping[str, Any]) -> None:
         self.policy = MLP([obs_dim, *hidden, dist_dim], config["activation"], final_gain=0.01)
@@ -104,6 +103,18 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
     def policy_parameters(self) -> list[nn.Parameter]:
         """What the update rule changes."""
         return [*self.policy.parameters(), *([] if self.log_std is None else [self.log_std])]
+
+    @property
+    def learns_std(self) -> bool:
+        """Whether a Gaussian policy's deviation is learned; else it is `anneal`'s."""
+        return self._log_stds[1] is None
+
+    @torch.no_grad()
+    def anneal(self, remaining: float) -> None:
+        """Sets a deviation that is not learned, for when this share of the run is left."""
+        initial, final = self._log_stds
+        if self.log_std is not None and final is not None:
+            self.log_std.fill_(final + (initial - final) * remaining)
 
     @property
     def state_dim(self) -> int:

@@ -130,6 +130,22 @@ def test_flat_adam_continues_exactly_from_its_state() -> None:
     assert torch.equal(run(None), run(5))
 
 
+@pytest.mark.parametrize("kind", [WrittenOut, Autograd])
+def test_a_deviation_that_is_not_learned_has_no_gradient_and_leaves_the_others_theirs(kind: type) -> None:
+    found = []
+    for final in (None, -2.0):
+        module = make_module(BOX, "tanh", final_log_std=final)
+        flat, batch = FlatParameters(module.policy_parameters()), make_batch(module)
+        FlatParameters(list(module.critics.parameters()))
+        flat.gradient.fill_(0.5)  # whatever is not written shows
+        kind(module).policy(batch, 0.2, 0.01, ROWS)
+        found.append(flat.gradient.clone())
+    learned, annealed = found
+    assert (learned[-3:] != 0).all()
+    assert (annealed[-3:] == 0).all()
+    assert torch.equal(annealed[:-3], learned[:-3])
+
+
 def test_clipped_gradients_keep_their_direction() -> None:
     gradient = torch.tensor([3.0, 4.0])
     clip_norm(gradient, 1.0)

@@ -79,6 +79,18 @@ def test_trpo_learns_cartpole(make_trainer: Trainers) -> None:
     assert rows[-1]["episode_return_mean"] > 400
 
 
+@pytest.mark.parametrize("rule", [{}, TRPO_PID, CPO], ids=["ppo", "trpo", "cpo"])
+def test_a_deviation_that_is_annealed_follows_its_line(make_trainer: Trainers, rule: dict[str, Any]) -> None:
+    trainer = make_trainer(network={"hidden_sizes": [16], "final_log_std": -1.5}, **rule)
+    before = trainer.algorithm.weights["log_std"].copy()
+    rows = [trainer.train_iteration() for _ in range(3)]
+    # From -0.5 to -1.5 over 4,000 steps, of which an iteration takes 400; the share that was left when it began counts.
+    assert [row["policy_std"] for row in rows] == pytest.approx(np.exp([-0.5, -0.6, -0.7]), rel=1e-6)
+    assert before.tolist() == [-0.5]
+    assert trainer.algorithm.weights["log_std"] == pytest.approx([-0.7], rel=1e-6)
+    assert all(row["kl"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("env", "env_runners", "rule"),
     [
@@ -86,6 +98,7 @@ def test_trpo_learns_cartpole(make_trainer: Trainers) -> None:
         ("faulty_environments:Ramp-v0", 1, {}),
         ("HalfCheetah-v5", 0, {}),
         ("HalfCheetah-v5", 1, {}),
+        ("faulty_environments:Ramp-v0", 0, {"network": {"hidden_sizes": [16], "final_log_std": -2.0}}),
         ("faulty_environments:Ramp-v0", 0, TRPO_PID),
         ("faulty_environments:Ramp-v0", 0, CPO | {"constraint": {"cost_limit": 4.0, "margin_learning_rate": 0.1}}),
         (
@@ -103,6 +116,7 @@ def test_trpo_learns_cartpole(make_trainer: Trainers) -> None:
         "1-ramp",
         "0-cheetah",
         "1-cheetah",
+        "annealed-deviation",
         "trpo-pid",
         "cpo",
         "safe-surprisal",
@@ -116,7 +130,7 @@ def test_resume_is_bit_identical(
     make_trainer: Trainers, tmp_path: Path, env: str, env_runners: int, rule: dict[str, Any]
 ) -> None:
     rollout = {"env_runners": env_runners, "envs_per_runner": 3}
-    if "network" in rule:
+    if "units" in rule.get("network", {}):
         rollout["batch_size"] = 399
     changes = {"env": {"id": env}, "rollout": rollout} | rule
     whole = make_trainer(**changes)

@@ -18,12 +18,20 @@ OBS_DIM, ROWS, STREAMS = 7, 96, 2
 BOX, DISCRETE = gym.spaces.Box(-1, 1, (3,), np.float32), gym.spaces.Discrete(5)
 
 
-def make_module(action_space: gym.Space, activation: str, seed: int = 0, obs_dim: int = OBS_DIM) -> ActorCriticModule:
+def make_module(
+    action_space: gym.Space, activation: str, seed: int = 0, obs_dim: int = OBS_DIM, final_log_std: float | None = None
+) -> ActorCriticModule:
     torch.manual_seed(seed)
     module = ActorCriticModule(
         observation_space=gym.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32),
         action_space=action_space,
-        model_config={"hidden_sizes": (16, 12), "activation": activation, "initial_log_std": -0.3, "streams": STREAMS},
+        model_config={
+            "hidden_sizes": (16, 12),
+            "activation": activation,
+            "initial_log_std": -0.3,
+            "final_log_std": final_log_std,
+            "streams": STREAMS,
+        },
     )
     for parameter in module.parameters():  # far from the small initial outputs, so that every term counts
         parameter.data += 0.3 * torch.randn_like(parameter)
