@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import shutil
@@ -106,8 +105,7 @@ def _experiment(
         "environment": line.task(experiment),
         "run": storage.join(runs_dir, name),
     }
-    slots = math.ceil(sum(each.count * each.cpus for each in line.actors(experiment)))
-    return name, f"{PROGRAM} {shlex.join(words)}", metadata, slots
+    return name, f"{PROGRAM} {shlex.join(words)}", metadata, line.actor_slots(experiment)
 
 
 def _command(request: Request, staged: Path) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +147,10 @@ class Line:
         if self.demands is not None:
             return self.demands(experiment)
         return [Demand(max(0, self.cpus(experiment) - 1))]
+
+    def actor_slots(self, experiment: Any) -> int:
+        """CPU slots that they occupy together."""
+        return math.ceil(sum(each.count * each.cpus for each in self.actors(experiment)))
 
     def normalise(self, defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         """`fields` over the preset's `defaults`, each section brought to its full form first."""

@@ -148,7 +148,7 @@ def _run(
     points = search.points(settings) if settings.searcher == "random" else []
     sample = search.experiment_at(fields, points[0] if points else next(search.corners(settings)))
     line = line_of(sample)
-    slots = int(settings.resources.cpus) + sum(int(each.count * each.cpus) for each in line.actors(sample))
+    slots = int(settings.resources.cpus) + line.actor_slots(sample)
     cluster = ensure_ray(address, slots, worker_output=worker_output)
     trials_dir = _absolute(storage.join(folder.path, TRIALS))
     display = tuning_table.make_display(progress, folder.path, settings, str(cluster))
