@@ -18,6 +18,10 @@ class TrainingStopped(UserError):
     """Training cannot go on (a NaN loss, an environment that keeps failing); the last good checkpoint stands."""
 
 
+class WorkersLost(TrainingStopped):
+    """Processes that training needs died and did not come back: nothing is wrong with it, and it may be tried again."""
+
+
 class TrainingInterrupted(Exception):
     """A signal ended a run before its last step; the message says how to go on.
 
