@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from quadriga.clusters.local import QUEUE_S, STOP_WAIT_S
 from quadriga.platform.errors import UserError, unknown
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
-    "RAY_JOB_STOP_WAIT_TIME_S": "120",
+    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+    "RAY_JOB_START_TIMEOUT_SECONDS": str(QUEUE_S),
     "OMP_NUM_THREADS": "1",
     # Nodes of a role may be yet to come: actors ask for them in any case.
     "QUADRIGA_PLACEMENT": "strict",
@@ -29,7 +31,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 VALUE = re.compile(r"[\w.,:/@ +~-]+")
 
 _COMMON = {"name": "quadriga", "image": "quadriga:latest"}
-_SIZES = {"rollout_nodes": "8", "learner_nodes": "2", "sandbox_nodes": "2", "max_nodes": "12", "idle_minutes": "5"}
+_GROUPS = {"rollout_nodes": "8", "learner_nodes": "2", "sandbox_nodes": "2"}
+# Of all groups together: the sum, unless it is given.
+_SIZES = {**_GROUPS, "max_nodes": "12", "idle_minutes": "5"}
+COUNTS = {*_GROUPS, "max_nodes"}
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,7 @@ KINDS = {
         "a RayCluster on Kubernetes",
         {
             **_COMMON,
-            "rollout_nodes": "8",
-            "learner_nodes": "2",
-            "sandbox_nodes": "2",
+            **_GROUPS,
             "pod_cpus": "8",
             "pod_memory": "16Gi",
         },
@@ -103,12 +106,10 @@ KINDS = {
         "a RayJob on Kubernetes, with a cluster of its own",
         {
             **_COMMON,
-            "rollout_nodes": "8",
-            "learner_nodes": "2",
-            "sandbox_nodes": "2",
+            **_GROUPS,
             "pod_cpus": "8",
             "pod_memory": "16Gi",
-            "experiment": "/workspace/experiment.yaml",
+            "experiment": "experiment.yaml",
             "runs_dir": "s3://my-bucket/runs",
         },
     ),
@@ -149,7 +150,11 @@ def render(kind: str, given: Mapping[str, str] | None = None) -> str:
             raise unknown("value", name, chosen.values)
         if not VALUE.fullmatch(value):
             raise UserError(f"--set {name}={value}: expected letters, digits, spaces and . , : / @ _ + ~ -")
+        if name in COUNTS and not value.isdecimal():
+            raise UserError(f"--set {name}={value}: expected a number of nodes")
     values = {**chosen.values, **given}
+    if "max_nodes" in values and "max_nodes" not in given:
+        values["max_nodes"] = str(sum(int(values[group]) for group in _GROUPS))
     values |= {
         "environment": " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
         "environment_list": _environment_list(kind == "kuberay-job"),

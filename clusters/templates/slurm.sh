@@ -45,5 +45,12 @@ else
 fi
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" "${command[@@]}" &
 training=$!
-trap 'kill -TERM "$training"' TERM
-wait "$training"
+# A signal ends `wait` at once, and with the script would end all: the training has yet to save its checkpoint.
+trap 'interrupted=yes; kill -TERM "$training" || true' TERM
+interrupted=yes
+while [ -n "$interrupted" ]; do
+    interrupted=
+    status=0
+    wait "$training" || status=$?
+done
+exit "$status"

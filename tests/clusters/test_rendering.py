@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import ray
 import yaml
 
-from quadriga.clusters import rendering
+from quadriga.clusters import rendering, shipment
 from quadriga.platform.errors import UserError
 
 LAUNCHER = ("aws", "gcp", "azure", "on-premise")
@@ -174,3 +175,77 @@ def test_values_that_are_unknown_or_could_break_out_are_refused() -> None:
         rendering.render("slurm", {"name": "$(reboot)"})
     with pytest.raises(UserError, match="unknown kind of cluster"):
         rendering.render("ec2")
+
+
+@pytest.mark.parametrize("kind", LAUNCHER[:3])
+def test_all_groups_may_grow_to_their_sizes_at_once_unless_it_is_said_otherwise(kind: str) -> None:
+    assert yaml.safe_load(rendering.render(kind))["max_workers"] == 12
+    assert yaml.safe_load(rendering.render(kind, {"rollout_nodes": "20"}))["max_workers"] == 24
+    given = {"rollout_nodes": "20", "max_nodes": "10"}
+    assert yaml.safe_load(rendering.render(kind, given))["max_workers"] == 10
+    with pytest.raises(UserError, match="--set sandbox_nodes=few: expected a number of nodes"):
+        rendering.render(kind, {"sandbox_nodes": "few"})
+
+
+def test_the_image_s_environment_is_that_of_the_other_kinds() -> None:
+    text = rendering.render("docker")
+    for name, value in rendering.ENVIRONMENT.items():
+        assert f"{name}={value}" in text, name
+
+
+def test_a_job_on_kubernetes_finds_its_experiment_on_the_head_where_it_runs() -> None:
+    text = rendering.render("kuberay-job", {"name": "mine", "experiment": "examples/careful.yaml"})
+    spec = yaml.safe_load(text)["spec"]
+    assert "kubectl create configmap mine-experiment --from-file=experiment.yaml=examples/careful.yaml" in text
+    pod = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert pod["volumes"] == [{"name": "experiment", "configMap": {"name": "mine-experiment"}}]
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    assert mount["name"] == "experiment"
+    assert spec["entrypoint"].split()[:3] == ["quadriga", "train", f"{mount['mountPath']}/experiment.yaml"]
+    assert not {"entrypointNumCpus", "entrypointNumGpus", "entrypointResources"} & set(spec)
+
+
+STUBS = {
+    "scontrol": "echo here",
+    "hostname": "echo 127.0.0.1",
+    "ray": "exit 0",
+    "srun": 'while [[ "$1" == --* ]]; do shift; done\nexec "$@"',
+    # Trains until it is told to end; its last iteration and its checkpoint take a while.
+    "quadriga": 'trap "sleep 2; touch checkpoint; exit 7" TERM\ntouch training\nwhile true; do sleep 0.1; done',
+}
+
+
+def test_slurm_script_outlives_the_training_that_it_stops_and_ends_as_it_does(tmp_path: Path) -> None:
+    programs, folder = tmp_path / "bin", tmp_path / "submitted"
+    programs.mkdir()
+    folder.mkdir()
+    for name, text in STUBS.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    rendering.write(rendering.render("slurm"), tmp_path / "job.sh")
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NODELIST": "here",
+        "SLURM_CPUS_PER_TASK": "2",
+    }
+    with subprocess.Popen(["bash", str(tmp_path / "job.sh")], cwd=folder, env=environment) as script:
+        while not (folder / "training").exists():
+            assert script.poll() is None
+            time.sleep(0.05)
+        assert (folder / ".quadriga-17" / "token").exists()
+        script.terminate()
+        assert script.wait() == 7
+    assert (folder / "checkpoint").exists()
+    assert not (folder / ".quadriga-17").exists()
+
+
+def test_what_an_image_does_without_is_no_file_of_the_checkout(root: Path) -> None:
+    ignored = (root / ".dockerignore").read_text().splitlines()
+    assert {f"**/{name}" for name in shipment.LEFT_BEHIND} <= set(ignored)
+    git = ["git", "-C", str(root), "ls-files", "--cached", "--ignored", f"--exclude-from={root / '.dockerignore'}"]
+    listed = subprocess.run(git, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    assert listed.stdout == ""
