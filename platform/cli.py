@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import signal
 import sys
 import traceback
 import warnings
@@ -278,8 +279,8 @@ def _broken_command(name: str, error: Exception) -> Any:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; a defect is raised.
 
-    2: the user can put it right (one line on stderr says how); 128 + signal: interrupted, with a
-    checkpoint saved; 1: `doctor` found something missing.
+    2: the user can put it right (one line on stderr says how); 128 + signal: interrupted, with a checkpoint saved
+    where it trained; 130: left at a question; 1: `doctor` found something missing.
     """
     debug = "--debug" in arguments  # valid at any place, not only before the command
     arguments = ["--debug"] * debug + [argument for argument in arguments if argument != "--debug"]
@@ -295,6 +296,9 @@ def run(arguments: Sequence[str]) -> int:
     except TrainingInterrupted as interrupted:
         _complain(str(interrupted), kind="interrupted")
         return 128 + interrupted.signum
+    except typer.Abort:  # Ctrl-C at a question, or nobody to answer it
+        print(file=sys.stderr)
+        return 128 + signal.SIGINT
     except typer.TyperException as error:
         _complain(" ".join(error.format_message().replace("Value error, ", "").split()))
         return 2
