@@ -106,7 +106,10 @@ def status(
     from quadriga.platform.progress import json_line
 
     found = local.clusters() if name is None else [local.find(name)]
-    rows, healthy = [], bool(found)
+    broken = local.broken_records() if name is None else []
+    for record in broken:
+        print(f"quadriga: warning: {local.BrokenRecord(record)}", file=sys.stderr)
+    rows, healthy = [], bool(found) and not broken
     for each in found:
         healthy = healthy and bool(each.nodes) and all(node.alive for node in each.nodes)
         if as_json:
@@ -120,7 +123,7 @@ def status(
             rows.append((each.name, "", "starting", "", "", "", ""))
     if not as_json:
         print_table(("cluster", "node", "state", "CPUs", "GPUs", "takes", "dashboard"), rows)
-        if not rows:
+        if not rows and not broken:
             print("no local cluster; begin with: quadriga cluster up")
     if not healthy:
         raise typer.Exit(1)

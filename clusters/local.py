@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
@@ -33,6 +34,7 @@ from quadriga.platform.runtime import ENVIRONMENT, LOOPBACK_ONLY
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 DEFAULT_NAME = "local"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
+MAX_PORT = 65535
 STARTUP_S = 240.0
 ATTEMPTS = 2
 PATIENCE_S = 20.0
@@ -40,6 +42,16 @@ STOP_WAIT_S = 120
 """Seconds that a stopped job has to finish its iteration and save a checkpoint; Ray's own 3 lose it."""
 QUEUE_S = 10 * 365 * 24 * 3600
 """Seconds that a job may wait for others to end; after Ray's own 900 it has failed."""
+
+
+class BrokenRecord(UserError):
+    """There is a record of a cluster, and it cannot be read."""
+
+    def __init__(self, name: str) -> None:
+        """`name` of the cluster."""
+        super().__init__(
+            f"the record of cluster {name!r} cannot be read; remove it with: quadriga cluster down --name {name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,11 @@ class Shape:
             yield f"sandbox-{number}", self.cpus, 0, (placement.SANDBOX,)
 
     def resources(self, roles: Sequence[str]) -> dict[str, float]:
-        """What a node of these roles offers besides CPUs and GPUs; the head, which has none, room for jobs' actors."""
-        slots = self.workers * self.cpus
+        """What a node of these roles offers besides CPUs and GPUs; the head, which has none, room for jobs' actors.
+
+        An actor takes a whole CPU slot of one worker: what is left of a fraction is no room.
+        """
+        slots = float(self.workers * math.floor(self.cpus))
         return dict.fromkeys(roles, 1.0) or ({placement.ACTOR_SLOTS: slots} if slots else {})
 
 
@@ -170,13 +185,18 @@ def up(
 def down(name: str = DEFAULT_NAME) -> int:
     """Ends a cluster, also one that is half up or half dead, and removes its folder.
 
+    Of one whose record cannot be read, what still bears the mark that it names, and the record.
+
     Returns:
         How many processes were ended.
 
     Raises:
         UserError: there is no such cluster.
     """
-    return _end(find(name))
+    try:
+        return _end(find(name))
+    except BrokenRecord:
+        return _end(_salvaged(name))
 
 
 def find(name: str) -> LocalCluster:
@@ -184,21 +204,37 @@ def find(name: str) -> LocalCluster:
 
     Raises:
         UserError: there is none; names the nearest.
+        BrokenRecord: its record cannot be read.
     """
     known = {cluster.name: cluster for cluster in clusters()}
     if name in known:
         return known[name]
+    if name in broken_records():
+        raise BrokenRecord(name)
     others = f"; running: {', '.join(sorted(known))}" if known else "; begin with: quadriga cluster up"
     raise UserError(f"no local cluster {name!r}{nearest(name, known) or others}")
 
 
 def clusters() -> list[LocalCluster]:
-    """All that have a record, by name."""
+    """All that have a record which can be read, by name."""
     found = []
     for path in sorted(_folder().glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # another process is writing or removing it
+        with contextlib.suppress(FileNotFoundError, BrokenRecord):  # another process is removing or writing it
             found.append(_read(path))
     return found
+
+
+def broken_records() -> list[str]:
+    """The names of clusters whose record cannot be read: the disk was full, or another version wrote it."""
+    names = []
+    for path in sorted(_folder().glob("*.json")):
+        try:
+            _read(path)
+        except BrokenRecord:
+            names.append(path.stem)
+        except FileNotFoundError:  # another process has just removed it
+            continue
+    return names
 
 
 def _claim(name: str) -> LocalCluster:
@@ -300,6 +336,8 @@ def _environment(mark: str) -> dict[str, str]:
 
 
 def _port(option: str, given: int | None, usual: int) -> int:
+    if given is not None and not 0 <= given <= MAX_PORT:
+        raise UserError(f"{option} {given}: expected 0 (any that is free) to {MAX_PORT}")
     for port in [given] if given is not None else [usual, 0]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -330,7 +368,20 @@ def _write(cluster: LocalCluster) -> None:
 
 
 def _read(path: Path) -> LocalCluster:
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    nodes: Sequence[Mapping[str, Any]] = fields.pop("nodes")
-    records = tuple(NodeRecord(**{**node, "process": Process(*node["process"])}) for node in nodes)
-    return LocalCluster(**fields, nodes=records)
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        nodes: Sequence[Mapping[str, Any]] = fields.pop("nodes")
+        records = tuple(NodeRecord(**{**node, "process": Process(*node["process"])}) for node in nodes)
+        return LocalCluster(**fields, nodes=records)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenRecord(path.stem) from error
+
+
+def _salvaged(name: str) -> LocalCluster:
+    """By what a broken record still tells, where the processes and the files of its cluster are."""
+    text = (_folder() / f"{name}.json").read_text(encoding="utf-8", errors="replace")
+    mark = re.search(r'"mark": "([0-9a-f]+)"', text)
+    temp_dir = re.search(r'"temp_dir": "([^"]*/quadriga-\w+)"', text)
+    return LocalCluster(name, mark[1] if mark else "", temp_dir[1] if temp_dir else "")

@@ -6,12 +6,15 @@ untrusted code is then refused where there are several nodes. `QUADRIGA_PLACEMEN
 asks for the resources in any case, also where nodes that offer them are yet to be started by an
 autoscaler; `anywhere` never does.
 
-Jobs wait for room for all of their actors in a resource of its own, `ACTOR_SLOTS`.
+Jobs wait for room for all of their actors in a resource of its own, `ACTOR_SLOTS`; their drivers run
+where `HEAD` is.
 """
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterable, Mapping
 
 from quadriga.platform.errors import UserError
 
@@ -20,6 +23,8 @@ ACTOR_SLOTS = "actor_slots"
 """What the head of a cluster may offer: as many as the other nodes have CPU slots. A job's driver, which then runs on
 the head, takes as many as the job's actors will occupy: jobs that do not fit beside each other run one after the
 other, where they would hold some slots each and wait for each other's."""
+HEAD = "node:__internal_head__"
+"""What the head of every Ray cluster offers, once, and no other node does."""
 VARIABLE = "QUADRIGA_PLACEMENT"
 MODES = ("auto", "strict", "anywhere")
 SLIVER = 0.001
@@ -56,6 +61,15 @@ def sandbox_resources() -> dict[str, float]:
             f"--resources '{{\"{SANDBOX}\": 1}}', or set {VARIABLE}=anywhere"
         )
     return wanted
+
+
+def slots(nodes: Iterable[Mapping[str, float]]) -> int:
+    """CPU slots for actors of training on nodes that offer these resources: an actor takes a whole one.
+
+    Args:
+        nodes: of each node its resources by name; those without the role of rollouts or learners do not count.
+    """
+    return sum(math.floor(node.get("CPU", 0)) for node in nodes if ROLLOUTS in node or LEARNERS in node)
 
 
 def _offered(role: str) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
+import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,12 +15,15 @@ from pathlib import Path
 import pytest
 
 from quadriga.clusters import local, processes
-from quadriga.clusters.local import LocalCluster, Shape
-from quadriga.platform import tokens
+from quadriga.clusters.local import BrokenRecord, LocalCluster, Shape
+from quadriga.platform import cli, tokens
 from quadriga.platform.errors import UserError
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 """127.0.0.1, the same in IPv6, and ::1, as /proc/net writes them."""
+
+
+MARKED = secrets.token_hex(8)
 
 
 def listening(family: set[processes.Process]) -> set[str]:
@@ -108,6 +114,48 @@ def test_a_taken_port_is_named(state_folder: Path) -> None:
     assert [cluster.name for cluster in local.clusters() if cluster.name == "taken"] == []
 
 
+def test_ports_that_do_not_exist_are_refused(state_folder: Path) -> None:
+    for port in (-1, 70_000):
+        with pytest.raises(UserError, match=f"--port {port}: expected 0 .* to 65535"):
+            local.up("ports", port=port)
+        with pytest.raises(UserError, match=f"--dashboard-port {port}: expected"):
+            local.up("ports", dashboard_port=port)
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the record of a cluster `old` is, in a state folder of its own."""
+    monkeypatch.setenv("QUADRIGA_STATE", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    (tmp_path / "clusters").mkdir()
+    return tmp_path / "clusters" / "old.json"
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"nodes": 3}', '{"name": "old", "nodes": [], "hosts": 1}'])
+def test_a_record_that_cannot_be_read_is_reported_and_removed(
+    text: str, record: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record.write_text(text)
+    assert local.clusters() == [] and local.broken_records() == ["old"]
+    with pytest.raises(BrokenRecord, match="remove it with: quadriga cluster down --name old"):
+        local.find("old")
+    with pytest.raises(UserError, match="end it with: quadriga cluster down --name old"):
+        local.up("old", port=0, dashboard_port=0)
+    assert cli.run(["cluster", "status"]) == 1
+    assert "the record of cluster 'old' cannot be read" in capsys.readouterr().err
+    assert local.down("old") == 0
+    assert not record.exists() and local.broken_records() == []
+
+
+def test_what_a_torn_record_names_is_ended_with_it(record: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="quadriga-"))
+    record.write_text(f'{{"name": "old", "mark": "{MARKED}", "temp_dir": "{folder}", "nodes": [{{')
+    with subprocess.Popen(["sleep", "600"], env={**os.environ, processes.MARK: MARKED}) as left:
+        assert local.down("old") == 1
+        assert left.wait() != 0
+    assert not folder.exists() and not record.exists()
+
+
 def test_with_nodes_for_untrusted_code_the_others_take_none() -> None:
     roles = {name: roles for name, _, _, roles in Shape(workers=1, sandbox_workers=1).nodes()}
     assert roles == {"head": (), "worker-1": ("rollouts", "learners"), "sandbox-1": ("sandbox",)}
@@ -116,5 +164,6 @@ def test_with_nodes_for_untrusted_code_the_others_take_none() -> None:
 
 def test_the_head_offers_room_for_actors_where_nodes_have_some() -> None:
     assert Shape(workers=3, sandbox_workers=2, cpus=2).resources(()) == {"actor_slots": 6.0}
+    assert Shape(workers=2, cpus=1.5).resources(()) == {"actor_slots": 2.0}
     assert Shape(workers=3).resources(("rollouts",)) == {"rollouts": 1.0}
     assert Shape(workers=0, head_cpus=4).resources(()) == {}

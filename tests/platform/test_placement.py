@@ -54,3 +54,9 @@ def test_strict_asks_also_where_the_nodes_are_yet_to_come(offers: Any, monkeypat
     monkeypatch.setenv(placement.VARIABLE, "somewhere")
     with pytest.raises(UserError, match="expected one of auto, strict, anywhere"):
         placement.resources("learners")
+
+
+def test_slots_are_whole_cpus_of_nodes_that_train() -> None:
+    head, untrusted = {"CPU": 4.0, "actor_slots": 5.0}, {"CPU": 8.0, "sandbox": 1.0}
+    assert placement.slots([head, {"CPU": 2.9, "rollouts": 1.0}, {"CPU": 3.0, "learners": 1.0}, untrusted]) == 5
+    assert placement.slots([head, {"CPU": 0.5, "rollouts": 1.0}]) == 0
