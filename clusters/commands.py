@@ -286,7 +286,7 @@ def list_(address: Server = None, as_json: AsJson = False) -> None:
         for job in found:
             print(json_line(in_json(job)))
         return
-    headers = ("job", "state", "time", "algorithm", "environment", "run folder", "command")
+    headers = ("job", "state", "from submission", "algorithm", "environment", "run folder", "command")
     print_table(headers, [describe(job) for job in found])
     if not found:
         print("no jobs")
@@ -361,8 +361,14 @@ def status_(
 
 
 def _follow(server: Any, job: str) -> int:
+    from quadriga.clusters.connections import NoAnswer
+    from quadriga.clusters.jobs import EXIT_RUNNING
+
     try:
         ended = server.follow(job)
+    except NoAnswer as error:
+        print(f"quadriga: error: {error}", file=sys.stderr)
+        return EXIT_RUNNING
     except KeyboardInterrupt:
         print(
             f"\nthe job goes on; follow: quadriga jobs logs {job} --follow; stop: quadriga jobs stop {job}",

@@ -1,6 +1,7 @@
 """Jobs on a cluster, through Ray's job API: submit, list, follow, stop, and what their end means to a script.
 
-Knows addresses, tokens and states; what a job ships is `shipment`'s business, what it runs the user's.
+Knows states and room; how a cluster is reached is `connections`' business, what a job ships `shipment`'s, what it runs
+the user's.
 """
 
 from __future__ import annotations
@@ -8,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from quadriga.clusters import local
+from quadriga.clusters import connections
+from quadriga.clusters.connections import Answer, explained
 from quadriga.platform import placement, tokens
-from quadriga.platform.errors import UserError, nearest, one_line
+from quadriga.platform.errors import UserError, nearest
 
 EXIT_RUNNING = 3
 """`jobs status` of a job that has not ended."""
@@ -42,7 +42,7 @@ class Job:
         command: what runs.
         message: why it is in its state.
         exit_code: of the command; `None` before its end.
-        started_ms: Unix time in ms; `None` while pending.
+        submitted_ms: Unix time in ms. When it began nobody says.
         ended_ms: Unix time in ms; `None` before its end.
         metadata: experiment, algorithm, environment and run folder of an experiment.
     """
@@ -52,7 +52,7 @@ class Job:
     command: str
     message: str
     exit_code: int | None
-    started_ms: int | None
+    submitted_ms: int | None
     ended_ms: int | None
     metadata: Mapping[str, str]
 
@@ -73,11 +73,11 @@ class Job:
         return EXIT_RUNNING
 
     @property
-    def seconds(self) -> float | None:
-        """How long it has run."""
-        if self.started_ms is None:
+    def seconds_from_submission(self) -> float | None:
+        """To its end, or to now; what it waited for room is part of it."""
+        if self.submitted_ms is None:
             return None
-        return ((self.ended_ms or time.time() * 1000) - self.started_ms) / 1000
+        return ((self.ended_ms or time.time() * 1000) - self.submitted_ms) / 1000
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,14 @@ class Needs:
     resources: Mapping[str, float] = field(default_factory=dict)
     slots: int | None = None
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the driver goes where a GPU or another resource is; without, it runs on the head."""
+        return bool(self.gpus or self.resources)
+
     def admission(self) -> Mapping[str, float]:
         """`resources`, and on the head room for the actors; a driver that belongs elsewhere asks for no room."""
-        if self.gpus or self.resources:
+        if self.elsewhere:
             return self.resources
         return {placement.ACTOR_SLOTS: self.slots or placement.SLIVER}
 
@@ -108,7 +113,7 @@ class JobServer:
 
     Attributes:
         url: of the dashboard.
-        is_local: on this machine, so that paths mean the same there.
+        is_local: a cluster of `quadriga cluster up`, so that paths mean the same there.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -121,15 +126,15 @@ class JobServer:
         Raises:
             UserError: nothing answers there, or it turns us away.
         """
-        self.url = _resolve(address)
-        self.is_local = (urlsplit(self.url).hostname or "") in ("127.0.0.1", "localhost", "::1")
+        self.url = connections.resolve(address)
+        self.is_local = connections.is_here(self.url)
         if self.is_local:
             tokens.show()
         from ray.job_submission import JobSubmissionClient
 
         for name in ("job.sdk", "dashboard_sdk"):  # they tell of every upload and every closed connection
             logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
-        with self._explained():
+        with explained(self.url):
             self._client = JobSubmissionClient(self.url)
 
     def submit(self, id: str, command: str, working_dir: Path, **options: Any) -> str:
@@ -140,9 +145,12 @@ class JobServer:
             command: a shell command, run in `working_dir`.
             working_dir: uploaded as it is.
             options: `needs` (`Needs`), `environment` and `metadata` (texts by name).
+
+        Raises:
+            UserError: there will never be room for it, or the cluster refuses it.
         """
         needs: Needs = options.get("needs") or Needs()
-        with self._explained():
+        with explained(self.url):
             self._client.submit_job(
                 entrypoint=command,
                 submission_id=id,
@@ -158,40 +166,61 @@ class JobServer:
         """What the driver asks for besides CPUs and GPUs.
 
         Raises:
-            UserError: its actors will never find room.
+            UserError: it, or its actors, will never find room.
         """
-        offered = self.actor_slots()
-        if offered is None:
-            return needs.resources
-        if (needs.slots or 0) > offered:
+        nodes = self._nodes()
+        offered = self._actor_slots(nodes)
+        if offered is not None and (needs.slots or 0) > offered:
             raise UserError(
                 f"the job's actors occupy {needs.slots} CPU slots at once, the nodes of {self.url} have {offered:g}: "
                 "ask for fewer (rollout.env_runners, learner.learners, compute.workers), or take more nodes"
             )
-        return needs.admission()
+        if needs.elsewhere:
+            return needs.resources
+        cpus = [node.resources_total.get("CPU", 0.0) for node in nodes if node.is_head_node]
+        if cpus and needs.cpus > max(cpus):
+            raise UserError(
+                f"--cpus {needs.cpus:g}: the head of {self.url}, on which the job's driver runs, has {max(cpus):g} "
+                "CPU slots"
+            )
+        # Ray itself sends a driver to the head only if it asks for nothing at all.
+        room = {} if offered is None else needs.admission()
+        return {placement.HEAD: placement.SLIVER, **room}
 
     def actor_slots(self) -> float | None:
-        """CPU slots that actors of jobs may occupy together; `None` where nobody counts them."""
+        """CPU slots that actors of jobs may occupy together; `None` where nobody counts them.
+
+        On a local cluster, where a node that died does not come back, no more than those that are up have.
+        """
+        return self._actor_slots(self._nodes())
+
+    def _actor_slots(self, nodes: Sequence[Any]) -> float | None:
+        offered = sum(node.resources_total.get(placement.ACTOR_SLOTS, 0.0) for node in nodes)
+        if not offered:
+            return None
+        held = placement.slots([node.resources_total for node in nodes])
+        return min(offered, held) if self.is_local else offered
+
+    def _nodes(self) -> Sequence[Any]:
+        """Ray's `NodeState` of each node that is up."""
         from ray.util.state import list_nodes
 
-        with self._explained():
-            nodes = list_nodes(address=self.url, filters=[("state", "=", "ALIVE")], limit=NODES)
-        offered = [node.resources_total.get(placement.ACTOR_SLOTS, 0.0) for node in nodes]
-        return sum(offered) or None
+        with explained(self.url):
+            return list(list_nodes(address=self.url, filters=[("state", "=", "ALIVE")], limit=NODES))
 
-    def free_id(self, name: str, taken: Iterable[str] = ()) -> str:
-        """`name`, or `name-2`, ... if a job has that id or it is among `taken`."""
+    def free_id(self, name: str, taken: Callable[[str], bool] = lambda _: False) -> str:
+        """`name`, or `name-2`, ... if a job has that id or it is `taken`."""
         from quadriga.platform.run_folder import numbered
 
-        known = {*taken, *(job.id for job in self.list())}
-        return next(each for each in numbered(name) if each not in known)
+        known = {job.id for job in self.list()}
+        return next(each for each in numbered(name) if each not in known and not taken(each))
 
     def list(self) -> list[Job]:
         """All submitted jobs, oldest first."""
-        with self._explained():
+        with explained(self.url):
             found = self._client.list_jobs()
         jobs = [_job(details) for details in found if details.submission_id]
-        return sorted(jobs, key=lambda job: (job.started_ms or float("inf"), job.id))
+        return sorted(jobs, key=lambda job: (job.submitted_ms or float("inf"), job.id))
 
     def find(self, id: str) -> Job:
         """One job.
@@ -208,15 +237,19 @@ class JobServer:
         """Tells a job to end; training saves a checkpoint first. Does nothing to one that has ended."""
         job = self.find(id)
         if not job.ended:
-            with self._explained():
+            with explained(self.url):
                 self._client.stop_job(id)
         return self.find(id)
 
     def wait(self, id: str, seconds: float | None = None) -> Job:
-        """The job when it has ended, or as it is after so many seconds."""
+        """The job when it has ended, or as it is after so many seconds.
+
+        Raises:
+            NoAnswer: the connection is lost, and does not come back.
+        """
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            job = self.find(id)
+            job = self._find_again(id)
             if job.ended or (deadline is not None and time.monotonic() >= deadline):
                 return job
             time.sleep(POLL_S)
@@ -224,11 +257,17 @@ class JobServer:
     def logs(self, id: str) -> str:
         """What the job has printed so far."""
         self.find(id)
-        with self._explained():
+        with explained(self.url):
             return str(self._client.get_job_logs(id))
 
     def follow(self, id: str) -> Job:
-        """Prints what the job prints until it ends; a connection that breaks is taken up again where it stood."""
+        """Prints what the job prints until it ends; a connection that breaks is taken up again where it stood.
+
+        Raises:
+            NoAnswer: it could not be taken up again.
+        """
+        import aiohttp
+
         self._until_it_begins(id)
         printed = 0
 
@@ -242,43 +281,34 @@ class JobServer:
                 sys.stdout.write(fresh)
                 sys.stdout.flush()
 
-        while not self.find(id).ended:
-            with contextlib.suppress(RuntimeError, OSError):  # the head is busy, or the line broke
+        while not self._find_again(id).ended:
+            with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):  # the head is busy, or the line broke
                 asyncio.run(tail())
             time.sleep(POLL_S / 4)
-        sys.stdout.write(self.logs(id)[printed:])
+        sys.stdout.write(self._patiently(id, lambda: self.logs(id))[printed:])
         sys.stdout.flush()
         return self.wait(id)
 
     def _until_it_begins(self, id: str) -> None:
         began, told = time.monotonic(), False
-        while self.find(id).state == "PENDING":
+        while self._find_again(id).state == "PENDING":
             if not told and time.monotonic() - began > PATIENCE_S:
                 print(f"job {id} waits until the cluster has room for it; see: quadriga jobs list", file=sys.stderr)
                 told = True
             time.sleep(POLL_S / 4)
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Ray's errors as ours."""
-        from ray.exceptions import AuthenticationError
+    def _find_again(self, id: str) -> Job:
+        return self._patiently(id, lambda: self.find(id))
 
-        try:
-            yield
-        except AuthenticationError as error:
-            raise UserError(
-                f"the cluster at {self.url} asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-                "RAY_AUTH_TOKEN_PATH (or put it into ~/.ray/auth_token)"
-            ) from error
-        except ConnectionError as error:
-            raise UserError(f"no cluster answers at {self.url}; see: quadriga cluster status") from error
-        except RuntimeError as error:
-            raise UserError(f"the cluster at {self.url} refused: {one_line(error)}") from error
+    def _patiently(self, id: str, ask: Callable[[], Answer]) -> Answer:
+        return connections.patiently(
+            ask, f"if only the connection is lost, job {id} goes on: quadriga jobs logs {id} --follow"
+        )
 
 
 def describe(job: Job) -> Sequence[str]:
     """A row for `quadriga jobs list`."""
-    seconds = job.seconds
+    seconds = job.seconds_from_submission
     lasted = "" if seconds is None else f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
     about = [job.metadata.get(name, "") for name in METADATA[1:]]
     return [job.id, job.state.lower(), lasted, *about, "" if any(about) else job.command]
@@ -290,36 +320,11 @@ def as_json(job: Job) -> dict[str, Any]:
         "id": job.id,
         "state": job.state,
         "exit_code": job.exit_code,
-        "seconds": job.seconds,
+        "seconds_from_submission": job.seconds_from_submission,
         "command": job.command,
         "message": job.message,
         "metadata": dict(job.metadata),
     }
-
-
-def _resolve(address: str | None) -> str:
-    given = address or os.environ.get("RAY_API_SERVER_ADDRESS")
-    if given and "://" in given:
-        if urlsplit(given).scheme not in ("http", "https"):
-            raise UserError(f"--address {given!r}: expected http://host:port of the dashboard")
-        return given.rstrip("/")
-    if given and ":" in given:
-        return f"http://{given}"
-    if given:
-        cluster = local.find(given)
-    else:
-        running = [cluster for cluster in local.clusters() if cluster.alive]
-        if not running:
-            raise UserError(
-                "no local cluster is up: begin with quadriga cluster up, or give --address http://host:8265"
-            )
-        named = [cluster for cluster in running if cluster.name == local.DEFAULT_NAME]
-        if len(running) > 1 and not named:
-            raise UserError(f"--address: which cluster? {', '.join(cluster.name for cluster in running)}")
-        cluster = (named or running)[0]
-    if not cluster.alive:
-        raise UserError(f"the head of cluster {cluster.name!r} is dead; see: quadriga cluster status")
-    return cluster.dashboard
 
 
 def _job(details: Any) -> Job:
@@ -330,7 +335,7 @@ def _job(details: Any) -> Job:
         command=details.entrypoint,
         message=(details.message or "").strip(),
         exit_code=details.driver_exit_code,
-        started_ms=details.start_time,
+        submitted_ms=details.start_time,
         ended_ms=details.end_time,
         metadata=metadata,
     )

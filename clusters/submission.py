@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,6 @@ def _experiment(
     from quadriga.platform import experiment as experiments
     from quadriga.platform import training
     from quadriga.platform.lines import line_of
-    from quadriga.platform.run_folder import list_runs
 
     if request.needs.slots is not None:
         raise UserError("--slots goes with a command; how many an experiment occupies is known")
@@ -95,7 +94,7 @@ def _experiment(
     if request.working_dir is not None:
         shipment.stage_files(request.working_dir, staged)
     shutil.copy(file, staged / file.name)
-    name = server.free_id(experiment.name or training.run_name(experiment), list_runs(runs_dir))
+    name = server.free_id(experiment.name or training.run_name(experiment), _taken(runs_dir))
     sets = [f"--set={assignment}" for assignment in [*_flattened(request.fields), *request.assignments]]
     words = ["train", file.name, *sets, "--name", name, "--runs-dir", runs_dir]
     line = line_of(experiment)
@@ -129,8 +128,21 @@ def _runs_dir(server: JobServer, request: Request) -> str:
         return str(Path(given or "runs").absolute())
     raise UserError(
         "--runs-dir: give a URI (s3://...) or an absolute path that the cluster's machines share, since the job "
-        "does not run here"
+        "does not run here (a local cluster is addressed by its name)"
     )
+
+
+def _taken(runs_dir: str) -> Callable[[str], bool]:
+    """Whether a run of some name would get another, for there is something of that name in `runs_dir`."""
+    filesystem, parent = storage.resolve(runs_dir)
+
+    def taken(name: str) -> bool:
+        try:
+            return storage.exists(filesystem, storage.join(parent, name))
+        except OSError:  # where the job runs the storage may answer
+            return False
+
+    return taken
 
 
 def _flattened(fields: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from quadriga.clusters.jobs import Job, JobServer, Needs
+from quadriga.clusters.jobs import Job, JobServer, Needs, as_json, describe
 from quadriga.clusters.local import LocalCluster
 from quadriga.clusters.submission import Request, submit
 from quadriga.platform.errors import UserError
@@ -44,6 +44,12 @@ def job(state: str, code: int | None = None) -> Job:
 )  # fmt: skip
 def test_state_of_a_job_as_an_exit_code(state: str, code: int | None, expected: int) -> None:
     assert job(state, code).script_code() == expected
+
+
+def test_the_time_of_a_job_counts_from_its_submission_to_its_end() -> None:
+    done = Job("x", "SUCCEEDED", "true", "", 0, 1_000, 61_000, {})
+    assert as_json(done)["seconds_from_submission"] == 60
+    assert describe(done)[:3] == ["x", "succeeded", "60 s"]
 
 
 def test_no_cluster_and_no_answer_are_errors_for_people(state_folder: Path) -> None:
