@@ -326,9 +326,10 @@ def stop(
 
     server = JobServer(address)
     found = server.stop(job)
-    if wait and not found.ended:
+    waits = found.state == "PENDING"
+    if wait and not waits and not found.ended:
         found = server.wait(job)
-    print(f"job {job}: {found.state.lower()}")
+    print(f"job {job}: {found.state.lower()}" + ("; it is told to end, and will when its turn comes" if waits else ""))
 
 
 @jobs.command("status", short_help="Show the state of a job.")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
+import shlex
 import signal
 import sys
 import time
@@ -28,6 +30,8 @@ EXIT_RUNNING = 3
 POLL_S = 1.0
 PATIENCE_S = 5.0
 """Pending for longer, a job is said to wait."""
+WITHDRAWAL_S = 60.0
+"""Seconds within which a job that waits is taken out of the queue."""
 NODES = 10_000
 METADATA = ("experiment", "algorithm", "environment", "run")
 
@@ -234,12 +238,28 @@ class JobServer:
         return known[id]
 
     def stop(self, id: str) -> Job:
-        """Tells a job to end; training saves a checkpoint first. Does nothing to one that has ended."""
+        """Tells a job to end; training saves a checkpoint first, and one that waits does not begin.
+
+        Does nothing to one that has ended. One that is still pending afterwards ends when its turn comes.
+        """
         job = self.find(id)
+        if job.state == "PENDING":
+            self._withdraw(id)
+            job = self.find(id)
         if not job.ended:
             with explained(self.url):
                 self._client.stop_job(id)
         return self.find(id)
+
+    def _withdraw(self, id: str) -> None:
+        """Takes a job out of the queue, with a job that waits for nothing; see `withdrawal`."""
+        own = f"withdrawal-of-{id}-{secrets.token_hex(4)}"
+        program = Path(__file__).with_name("withdrawal.py").read_text(encoding="utf-8")
+        with explained(self.url):
+            self._client.submit_job(entrypoint=shlex.join(["python", "-c", program, id]), submission_id=own)
+        self.wait(own, WITHDRAWAL_S)
+        with contextlib.suppress(UserError), explained(self.url):
+            self._client.delete_job(own)
 
     def wait(self, id: str, seconds: float | None = None) -> Job:
         """The job when it has ended, or as it is after so many seconds.

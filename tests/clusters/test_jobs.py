@@ -167,6 +167,33 @@ def test_jobs_that_fill_the_cluster_run_one_after_the_other(cluster: LocalCluste
 
 
 @pytest.mark.slow
+def test_a_job_that_waits_is_stopped_at_once_and_never_begins(cluster: LocalCluster, quadriga, tmp_path: Path) -> None:
+    server = JobServer("tests")
+
+    def submitted() -> str:
+        done = quadriga("submit", "--no-wait", "--json", "--slots", "2", "--address", "tests", "--", "sleep", "600")
+        assert done.returncode == 0, done.stderr
+        return str(json.loads(done.stdout)["id"])
+
+    first, second = submitted(), submitted()
+    try:
+        while server.find(first).state == "PENDING":
+            server.wait(first, 0.5)
+        stopped = quadriga("jobs", "stop", second, "--address", "tests")
+        assert stopped.stdout == f"job {second}: stopped\n", stopped.stderr
+        assert server.find(first).state == "RUNNING"
+        assert quadriga("jobs", "status", second, "--address", "tests").returncode == 143
+        assert quadriga("jobs", "logs", second, "--address", "tests", "--follow").returncode == 143
+        assert "Running entrypoint" not in server.logs(second)
+        assert not [job.id for job in server.list() if job.id.startswith("withdrawal")]
+    finally:
+        server.stop(first)
+    assert server.wait(first).state == "STOPPED"
+    last = quadriga("submit", "--slots", "2", "--address", "tests", "--", "true")
+    assert last.returncode == 0, last.stderr
+
+
+@pytest.mark.slow
 def test_a_stopped_job_has_saved_a_checkpoint(cluster: LocalCluster, quadriga, tmp_path: Path) -> None:
     (tmp_path / "long.yaml").write_text(LONG)
     submitted = quadriga("submit", "long.yaml", "--no-wait", "--json", "--address", "tests")
