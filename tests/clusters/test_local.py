@@ -151,8 +151,11 @@ def test_what_a_torn_record_names_is_ended_with_it(record: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="quadriga-"))
     record.write_text(f'{{"name": "old", "mark": "{MARKED}", "temp_dir": "{folder}", "nodes": [{{')
     with subprocess.Popen(["sleep", "600"], env={**os.environ, processes.MARK: MARKED}) as left:
-        assert local.down("old") == 1
-        assert left.wait() != 0
+        try:
+            assert local.down("old") == 1
+            assert left.wait() != 0
+        finally:
+            left.kill()
     assert not folder.exists() and not record.exists()
 
 
