@@ -25,7 +25,7 @@ from typing import Any
 from pyarrow import fs
 
 from quadriga.platform import storage
-from quadriga.platform.errors import UserError
+from quadriga.platform.errors import StorageFailed, UserError
 
 MANIFEST = "MANIFEST.json"
 SAVING = ".saving-"
@@ -39,6 +39,14 @@ Score = tuple[float, ...]
 
 class _DamagedError(Exception):
     """A checkpoint that is not what its manifest says; the text says why."""
+
+    KIND = "is damaged"
+
+
+class _UnreadableError(_DamagedError):
+    """A checkpoint that could not be read just now, and may be whole; the text says why."""
+
+    KIND = "cannot be read"
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,10 @@ class Checkpoint:
             try:
                 with self._filesystem.open_input_stream(f"{self.path}/{name}", compression=None) as stream:
                     found = hashlib.file_digest(stream, "sha256").hexdigest()
+            except FileNotFoundError as error:
+                raise _DamagedError(f"no {name}") from error
             except OSError as error:
-                raise _DamagedError(f"{name}: {storage.reason(error)}") from error
+                raise _UnreadableError(f"{name}: {storage.reason(error)}") from error
             if found != expected["sha256"]:
                 raise _DamagedError(f"{name} does not match its checksum")
 
@@ -113,7 +123,7 @@ class CheckpointStore:
             The checkpoint's path inside the filesystem.
 
         Raises:
-            UserError: it cannot be stored (disk full, storage gone); nothing of it is left, the ones before stand.
+            StorageFailed: it cannot be stored (disk full, storage gone); nothing of it is left, the ones before stand.
         """
         known = score is not None and not any(math.isnan(part) for part in score)
         description = {"step": int(step), "score": [float(part) for part in score] if score and known else None}
@@ -141,7 +151,7 @@ class CheckpointStore:
             if not full and (isinstance(error, UserError) or not isinstance(error, OSError)):
                 raise
             why = "No space left on device" if full else storage.reason(error)
-            raise UserError(f"cannot save the checkpoint of step {step} in {self._root!r}: {why}") from error
+            raise StorageFailed(f"cannot save the checkpoint of step {step} in {self._root!r}: {why}") from error
         finally:
             if parent is not None:
                 shutil.rmtree(parent, ignore_errors=True)
@@ -149,7 +159,11 @@ class CheckpointStore:
         return path
 
     def list(self) -> Sequence[Checkpoint]:
-        """All checkpoints whose files are there in their right sizes, oldest first; contents are not read."""
+        """All checkpoints whose files are there in their right sizes, oldest first; contents are not read.
+
+        Raises:
+            UserError: storage does not say what there is.
+        """
         return [found for name in self._names() if isinstance(found := self._look(name), Checkpoint)]
 
     def latest(self, verify: bool = True) -> Checkpoint | None:
@@ -157,7 +171,11 @@ class CheckpointStore:
 
         Args:
             verify: compare every file's checksum; without it, only sizes.
+
+        Raises:
+            UserError: storage does not say what there is, or there are some and none can be read.
         """
+        unread: _UnreadableError | None = None
         for name in reversed(self._names()):
             found = self._look(name)
             try:
@@ -167,11 +185,21 @@ class CheckpointStore:
                     found._verify()
                 return found
             except _DamagedError as torn:
-                logger.warning("checkpoint %s is damaged and skipped: %s", f"{self._root}/{name}", torn)
+                unread = torn if isinstance(torn, _UnreadableError) else unread
+                logger.warning("checkpoint %s %s and skipped: %s", f"{self._root}/{name}", torn.KIND, torn)
+        if unread is not None:
+            raise UserError(f"cannot read the checkpoints in {self._root!r}: {unread}")
         return None
 
     def best(self, verify: bool = True) -> Checkpoint | None:
-        """The whole one of the highest score, the newest of equals; `None` if none has a score."""
+        """The whole one of the highest score, the newest of equals; `None` if none has a score.
+
+        Args:
+            verify: as of `latest`.
+
+        Raises:
+            UserError: storage does not say what there is.
+        """
         scored = [(found.score, found.step, found) for found in self.list() if found.score is not None]
         for _, _, found in sorted(scored, key=lambda entry: entry[:2], reverse=True):
             try:
@@ -179,7 +207,7 @@ class CheckpointStore:
                     found._verify()
                 return found
             except _DamagedError as torn:
-                logger.warning("checkpoint %s is damaged and skipped: %s", found.path, torn)
+                logger.warning("checkpoint %s %s and skipped: %s", found.path, torn.KIND, torn)
         return None
 
     def _names(self) -> Sequence[str]:
@@ -206,12 +234,14 @@ class CheckpointStore:
         except FileNotFoundError:
             return _DamagedError(f"no {MANIFEST}")
         except OSError as error:
-            return _DamagedError(f"{MANIFEST}: {storage.reason(error)}")
+            return _UnreadableError(f"{MANIFEST}: {storage.reason(error)}")
         except (ValueError, KeyError, TypeError, AttributeError):
             return _DamagedError(f"{MANIFEST} is not readable")
-        for info, (file, expected) in zip(
-            self._filesystem.get_file_info([f"{path}/{file}" for file in files]), files.items(), strict=True
-        ):
+        try:
+            infos = self._filesystem.get_file_info([f"{path}/{file}" for file in files])
+        except OSError as error:
+            return _UnreadableError(storage.reason(error))
+        for info, (file, expected) in zip(infos, files.items(), strict=True):
             if info.type != fs.FileType.File or info.size != expected["size"]:
                 size = info.size if info.type == fs.FileType.File else "no"
                 return _DamagedError(f"{file} has {size} bytes of {expected['size']}")
@@ -232,14 +262,20 @@ class CheckpointStore:
             raise
 
     def _prune(self, saved: str) -> None:
-        """Deletes all but the `keep` latest steps and the best, torn and replaced ones too."""
-        whole = {_order(found.path.rpartition("/")[2]): found for found in self.list()}
+        """Deletes all but the `keep` latest steps and the best, torn and replaced ones too; unreadable ones stay."""
+        try:
+            looked = {name: self._look(name) for name in self._names()}
+        except UserError as error:
+            logger.warning("%s", error)  # the next save sees to it
+            return
+        whole = {_order(name): found for name, found in looked.items() if isinstance(found, Checkpoint)}
         newest_of_step = {step: found for (step, _), found in sorted(whole.items(), key=lambda entry: entry[0])}
         kept = {found.path for _, found in sorted(newest_of_step.items())[-self.keep :]} | {saved}
         scored = [(found.score, step, found.path) for step, found in newest_of_step.items() if found.score is not None]
         if scored:
             kept.add(max(scored)[2])
-        for name in self._names():
+        kept |= {f"{self._root}/{name}" for name, found in looked.items() if isinstance(found, _UnreadableError)}
+        for name in looked:
             if f"{self._root}/{name}" not in kept:
                 self._delete(f"{self._root}/{name}")
 

@@ -22,6 +22,10 @@ class WorkersLost(TrainingStopped):
     """Processes that training needs died and did not come back: nothing is wrong with it, and it may be tried again."""
 
 
+class StorageFailed(UserError):
+    """What a run is to keep cannot be written: nothing is wrong with the run, and it may be tried again."""
+
+
 class TrainingInterrupted(Exception):
     """A signal ended a run before its last step; the message says how to go on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -9,9 +10,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import fs
 
 from quadriga.platform.checkpoints import MANIFEST, Checkpoint, CheckpointStore
@@ -314,3 +317,47 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     store.save(1, writes("1"), score=None)
     store.save(2, writes("2"), score=None)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["000000000002", "my-notes"]
+
+
+class Flaky(MemoryFileSystem):
+    """Storage that fails for a while on some files."""
+
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    failing = ""
+
+    def info(self, path: str, **options: Any) -> Any:
+        if self.failing and self.failing in path:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().info(path, **options)
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if self.failing and self.failing in path:
+            raise OSError(errno.EIO, "Input/output error")
+        return super()._open(path, mode, **options)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "weights.bin"])
+def test_a_checkpoint_that_cannot_be_read_for_a_while_is_kept(tmp_path: Path, name: str) -> None:
+    flaky = Flaky(skip_instance_cache=True)
+    store = CheckpointStore(fs.PyFileSystem(fs.FSSpecHandler(flaky)), f"{tmp_path.name}/c", keep=2)
+    best = store.save(1, writes("best"), score=(9.0,))
+    for step in (2, 3, 4):
+        flaky.failing = f"{best}/{name}"
+        store.save(step, writes(str(step)), score=None)
+        assert store.best() is None
+        flaky.failing = ""
+        assert text_of(store.best()) == "best"
+    assert steps(store) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "weights.bin"])
+def test_where_nothing_can_be_read_there_is_not_nothing(tmp_path: Path, name: str) -> None:
+    flaky = Flaky(skip_instance_cache=True)
+    store = CheckpointStore(fs.PyFileSystem(fs.FSSpecHandler(flaky)), f"{tmp_path.name}/c", keep=2)
+    store.save(1, writes("only"), score=None)
+    flaky.failing = name
+    with pytest.raises(UserError, match=r"cannot read the checkpoints in .*Input/output error"):
+        store.latest()
+    flaky.failing = ""
+    assert text_of(store.latest()) == "only"
