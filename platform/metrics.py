@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from quadriga.platform import storage
-from quadriga.platform.errors import UserError
+from quadriga.platform.errors import StorageFailed, UserError
 
 if TYPE_CHECKING:
     from quadriga.platform.run_folder import RunFolder
@@ -154,7 +154,7 @@ class MetricsTable:
         A row without a value is no row.
 
         Raises:
-            UserError: it cannot be written to the local disk. (Remote storage that fails is tried again.)
+            StorageFailed: it cannot be written to the local disk. (Remote storage that fails is tried again.)
             TypeError: a value is no number, bool or text, or text in a column of numbers or the reverse.
         """
         columns = self._load()
@@ -185,7 +185,7 @@ class MetricsTable:
         """Writes what is not written yet, durably.
 
         Raises:
-            UserError: it cannot be written.
+            StorageFailed: it cannot be written.
         """
         if self._unwritten or (self._local and self._rows):
             self._write(durable=True)
@@ -247,7 +247,7 @@ class MetricsTable:
         try:
             storage.write(self._filesystem, self._path, buffer.getvalue(), durable=durable)
         except OSError as error:
-            raise UserError(f"cannot write the metrics table {self._path!r}: {storage.reason(error)}") from error
+            raise StorageFailed(f"cannot write the metrics table {self._path!r}: {storage.reason(error)}") from error
         self._written_at = self._clock()
         self._unwritten = False
 
@@ -272,7 +272,7 @@ class MetricsSink:
         """Logs one iteration.
 
         Raises:
-            UserError: the table cannot be written.
+            StorageFailed: the table cannot be written.
         """
         self._table.append(row)
         step = int(row[self._step_metric] or 0)
@@ -288,7 +288,7 @@ class MetricsSink:
         """Makes everything logged so far durable; called before a checkpoint.
 
         Raises:
-            UserError: the table cannot be written.
+            StorageFailed: the table cannot be written.
         """
         for export in self._exports:
             export.flush()
@@ -298,7 +298,7 @@ class MetricsSink:
         """Flushes and closes. May be called twice.
 
         Raises:
-            UserError: the table cannot be written.
+            StorageFailed: the table cannot be written.
         """
         for export in self._exports:
             export.close()

@@ -29,9 +29,14 @@ class Chosen(StrEnum):
 
 def complete_run(context: typer.Context, incomplete: str) -> list[str]:
     """The names of runs that begin with what was typed, for the shell's completion."""
+    from quadriga.platform.errors import UserError
     from quadriga.platform.run_folder import list_runs
 
-    return [name for name in list_runs(context.params.get("runs_dir") or "runs") if name.startswith(incomplete)]
+    try:
+        names = list_runs(context.params.get("runs_dir") or "runs")
+    except UserError:  # a shell that completes has no place for it
+        return []
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_source(incomplete: str) -> list[str]:

@@ -12,6 +12,7 @@ training driver.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ from pyarrow import fs
 from quadriga.platform import experiment as experiments
 from quadriga.platform import storage
 from quadriga.platform.checkpoints import CheckpointStore
-from quadriga.platform.errors import UserError, nearest
+from quadriga.platform.errors import StorageFailed, UserError, nearest
 from quadriga.platform.metrics import MetricsTable
+from quadriga.platform.writer_lock import writing
 
 if TYPE_CHECKING:
     from quadriga.platform.experiment import Experiment
@@ -83,6 +85,26 @@ class RunFolder:
         return run
 
     @classmethod
+    def claim(cls, runs_dir: str, name: str) -> RunFolder:
+        """The folder `name` itself, made if it is not there; what it holds already stays.
+
+        For trials, which are found again by their names.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        filesystem, parent = storage.resolve(runs_dir)
+        run = cls(storage.join(runs_dir, name), filesystem, storage.join(parent, name))
+        try:
+            if (local := run.local_path("")) is not None:
+                local.mkdir(parents=True, exist_ok=True)
+            else:
+                filesystem.create_dir(storage.join(parent, name), recursive=True)
+        except OSError as error:
+            raise StorageFailed(f"cannot make the run folder {run.path!r}: {storage.reason(error)}") from error
+        return run
+
+    @classmethod
     def open(cls, run: str, runs_dir: str = "runs") -> RunFolder:
         """An existing run: its name in `runs_dir`, or its path or URI.
 
@@ -102,7 +124,18 @@ class RunFolder:
         if storage.exists(filesystem, root):
             raise UserError(f"{run!r} is not a run folder: it holds no {EXPERIMENT}")
         parent, _, name = run.rpartition("/")
-        raise UserError(f"no run folder {run!r}{nearest(name, list_runs(parent or '/'))}")
+        known = []
+        with contextlib.suppress(UserError):  # a folder with others in it that are not ours to read
+            known = list_runs(parent or "/")
+        raise UserError(f"no run folder {run!r}{nearest(name, known)}")
+
+    def writing(self, *, wait: float = 0.0) -> contextlib.AbstractContextManager[None]:
+        """Keeps other processes from training the run meanwhile, if it is in a local folder; see `writer_lock`.
+
+        Raises:
+            FolderTaken: one does, and has not ended within `wait` seconds.
+        """
+        return writing(self.local_path(""), f"run {self.path!r} is being trained", wait=wait)
 
     def exists(self, name: str) -> bool:
         """Whether the run holds a file or folder `name`."""
@@ -115,12 +148,12 @@ class RunFolder:
         """Writes the UTF-8 file `name`, whole or not at all.
 
         Raises:
-            UserError: it cannot be written.
+            StorageFailed: it cannot be written.
         """
         try:
             storage.write(self._filesystem, storage.join(self._root, name), text.encode())
         except OSError as error:
-            raise UserError(f"cannot write {storage.join(self.path, name)!r}: {storage.reason(error)}") from error
+            raise StorageFailed(f"cannot write {storage.join(self.path, name)!r}: {storage.reason(error)}") from error
 
     def read_text(self, name: str) -> str:
         """The UTF-8 file `name`.
@@ -170,6 +203,8 @@ class RunFolder:
         """
         try:
             self._filesystem.delete_dir(self._root)
+        except FileNotFoundError:
+            pass  # object stores keep no empty folders
         except OSError as error:
             raise UserError(f"cannot delete the run {self.path!r}: {storage.reason(error)}") from error
 
@@ -180,13 +215,17 @@ class RunFolder:
 
 
 def list_runs(runs_dir: str = "runs") -> list[str]:
-    """The names of the runs in a folder or URI, sorted; none if it does not exist."""
+    """The names of the runs in a folder or URI, sorted; none if it does not exist.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     filesystem, parent = storage.resolve(runs_dir)
     try:
         names = storage.folders(filesystem, parent)
         return [name for name in names if storage.exists(filesystem, f"{parent}/{name}/{EXPERIMENT}")]
-    except OSError:
-        return []
+    except OSError as error:
+        raise UserError(f"cannot list the runs in {runs_dir!r}: {storage.reason(error)}") from error
 
 
 def numbered(name: str) -> Iterator[str]:

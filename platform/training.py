@@ -7,10 +7,10 @@ does is the trainer's business.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quadriga.platform import experiment as experiments
-from quadriga.platform import provenance, run_folder
+from quadriga.platform import provenance, run_folder, storage
 from quadriga.platform.errors import TrainingInterrupted, TrainingStopped, UserError, one_line
 from quadriga.platform.experiment import Experiment
 from quadriga.platform.interrupts import Interrupts
@@ -39,6 +39,7 @@ def train(
     experiment: Experiment,
     *,
     runs_dir: str = "runs",
+    folder: RunFolder | None = None,
     progress: str = "auto",
     address: str | None = None,
     dashboard: bool = False,
@@ -49,6 +50,7 @@ def train(
     Args:
         experiment: what to train.
         runs_dir: folder or URI that gets the run folder.
+        folder: one to train in, which holds no run yet, instead of a new one of `runs_dir`.
         progress: `auto`, `live`, `plain`, `json` or `quiet`.
         address: the Ray cluster to join; by default that of `RAY_ADDRESS`, else a local Ray is started.
         dashboard: a local Ray serves its dashboard.
@@ -61,18 +63,19 @@ def train(
     """
     display = make_progress(progress)
     line_of(experiment).check(experiment)
-    run = RunFolder.create(runs_dir, experiment.name or run_name(experiment))
-    try:
-        run.write_text(run_folder.EXPERIMENT, experiment.to_yaml())
-        run.write_text(run_folder.PROVENANCE, _json(provenance.collect(experiment.seed, sys.argv)))
-        session = _Session(experiment, run, handle(run, runs_dir), display)
-        session.run(None, address, dashboard=dashboard, worker_output=worker_output)
-    except BaseException:
-        # A run that never began (unknown environment, no Ray) leaves nothing that looks like one.
-        folder = run.local_path("")
-        if folder is not None and not run.exists(run_folder.METRICS) and not run.exists(run_folder.CHECKPOINTS):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    run = folder or RunFolder.create(runs_dir, experiment.name or run_name(experiment))
+    with run.writing():
+        try:
+            run.write_text(run_folder.EXPERIMENT, experiment.to_yaml())
+            run.write_text(run_folder.PROVENANCE, _json(provenance.collect(experiment.seed, sys.argv)))
+            session = _Session(experiment, run, handle(run), display)
+            session.run(None, address, dashboard=dashboard, worker_output=worker_output)
+        except BaseException:
+            # A run that never began (unknown environment, no Ray) leaves nothing that looks like one.
+            with contextlib.suppress(UserError):
+                if not run.exists(run_folder.METRICS) and not run.exists(run_folder.CHECKPOINTS):
+                    run.remove()
+            raise
     return run
 
 
@@ -100,28 +103,34 @@ def resume(
         worker_output: shows what Ray and its workers print.
 
     Raises:
-        UserError: no such run, no checkpoint in it, or nothing left to do.
+        UserError: no such run, no checkpoint in it, nothing left to do, or another process trains it.
         TrainingStopped: as `train`.
         TrainingInterrupted: as `train`.
     """
     display = make_progress(progress)
     opened = RunFolder.open(run, runs_dir)
-    name = handle(opened, runs_dir)
-    experiment = opened.experiment()
+    with opened.writing():
+        checkpoint, experiment = _where_it_stands(opened, steps)
+        session = _Session(experiment, opened, handle(opened), display)
+        session.run(checkpoint, address, dashboard=dashboard, worker_output=worker_output)
+    return opened
+
+
+def _where_it_stands(run: RunFolder, steps: int | None) -> tuple[Checkpoint, Experiment]:
+    """The checkpoint that a run goes on from, and its experiment, `steps` long if that is given."""
+    experiment = run.experiment()
     if steps is not None:
         experiment = experiments.build({**experiment.model_dump(mode="json"), "steps": steps})
-    checkpoint = opened.checkpoints.latest()
+    checkpoint = run.checkpoints.latest()
     if checkpoint is None:
-        raise UserError(f"run {opened.path!r} has no whole checkpoint to resume from; train it anew")
+        raise UserError(f"run {run.path!r} has no whole checkpoint to resume from; train it anew")
     unit = words(line_of(experiment).step_metric)
     if checkpoint.step >= experiment.steps:
         raise UserError(
-            f"run {opened.path!r} has done {checkpoint.step:,} of {experiment.steps:,} {unit}; to go on, give a larger "
-            f"total: quadriga train --resume {name} --steps {_further(checkpoint.step, experiment)}"
+            f"run {run.path!r} has done {checkpoint.step:,} of {experiment.steps:,} {unit}; to go on, give a larger "
+            f"total: quadriga train --resume {handle(run)} --steps {_further(checkpoint.step, experiment)}"
         )
-    session = _Session(experiment, opened, name, display)
-    session.run(checkpoint, address, dashboard=dashboard, worker_output=worker_output)
-    return opened
+    return checkpoint, experiment
 
 
 def run_name(experiment: Experiment) -> str:
@@ -130,9 +139,9 @@ def run_name(experiment: Experiment) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).lstrip("._+-")
 
 
-def handle(run: RunFolder, runs_dir: str) -> str:
+def handle(run: RunFolder) -> str:
     """The run as a command takes it: by name in the default folder, else by path."""
-    return shlex.quote(run.name if runs_dir == "runs" else run.path)
+    return shlex.quote(run.name if run.path == storage.join("runs", run.name) else run.path)
 
 
 class _Session:

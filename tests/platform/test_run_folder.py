@@ -201,3 +201,26 @@ def test_metrics_and_checkpoints_lie_in_the_run_folder(tmp_path: Path) -> None:
     run.checkpoints.save(1, lambda folder: None)
     assert (tmp_path / "run/metrics.parquet").is_file()
     assert (tmp_path / "run/checkpoints/000000000001/MANIFEST.json").is_file()
+
+
+def test_a_claimed_folder_has_the_name_itself_and_keeps_what_it_holds(runs_dir: str) -> None:
+    half_made = RunFolder.claim(runs_dir, "trial")
+    half_made.write_text("provenance.json", "{}")
+    again = RunFolder.claim(runs_dir, "trial")
+    assert (again.path, again.read_text("provenance.json")) == (half_made.path, "{}")
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
+    loop = tmp_path / "runs"
+    loop.symlink_to(loop)
+    with pytest.raises(UserError, match=r"cannot list the runs in '.*runs'"):
+        list_runs(str(loop))
+    with pytest.raises(UserError, match=r"cannot make the run folder '.*runs/trial'"):
+        RunFolder.claim(str(loop), "trial")
+
+
+def test_a_removed_folder_may_be_removed_again(runs_dir: str) -> None:
+    run = make_run(runs_dir, "run")
+    for _ in range(2):
+        run.remove()
+    assert list_runs(runs_dir) == []

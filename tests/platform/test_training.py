@@ -10,6 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import pytest
 from quadriga.platform import training
 from quadriga.platform.errors import TrainingInterrupted, TrainingStopped, UserError
 from quadriga.platform.experiment import Experiment, build
-from quadriga.platform.run_folder import RunFolder
+from quadriga.platform.run_folder import RunFolder, list_runs
 
 pytestmark = pytest.mark.usefixtures("walk_line")
 
@@ -191,6 +193,14 @@ def test_trainer_that_cannot_be_made_leaves_no_run_folder(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_trainer_that_cannot_be_made_leaves_no_run_in_other_storage_either() -> None:
+    runs_dir = f"memory://{uuid.uuid4().hex}"
+    with pytest.raises(UserError, match="cannot be made"):
+        training.train(walk(name="run", env={"dim": 2000}), runs_dir=runs_dir, progress="quiet")
+    assert list_runs(runs_dir) == []
+    assert RunFolder.create(runs_dir, "run").name == "run"
+
+
 def test_what_a_line_can_refuse_at_once_is_refused_before_anything_is_said(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,3 +268,35 @@ def test_json_progress_is_one_object_a_line_with_null_for_nan(tmp_path: Path) ->
 def test_quiet_run_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     training.train(walk(), runs_dir=str(tmp_path), progress="quiet")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_that_is_being_trained_is_not_trained_by_another_process(
+    tmp_path: Path, walk_package: dict[str, str]
+) -> None:
+    program = (
+        "import sys; from quadriga.platform import experiment, training\n"
+        "walk = experiment.build({'preset': 'walk', 'steps': 10**9, 'checkpoint': {'every_iterations': 5}})\n"
+        "training.train(walk.model_copy(update={'name': 'run'}), runs_dir=sys.argv[1], progress='quiet')"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=walk_package) as other:
+        while not any((tmp_path / "run" / "checkpoints").glob("*/MANIFEST.json")):
+            assert other.poll() is None
+            time.sleep(0.05)
+        with pytest.raises(UserError, match=rf"run '.*run' is being trained by process {other.pid} since"):
+            training.resume("run", runs_dir=str(tmp_path), progress="quiet")
+        other.kill()
+    stands = state(RunFolder.open("run", str(tmp_path)))[0]
+    run = reopened(training.resume("run", steps=stands + 7000, runs_dir=str(tmp_path), progress="quiet"))
+    assert [row["env_steps"] for row in rows(run)] == list(range(1000, stands + 8000, 1000))
+
+
+@pytest.mark.parametrize("given", ["runs/mine", "elsewhere/mine"])
+def test_a_command_that_is_suggested_names_this_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for runs_dir in ("runs", "elsewhere"):
+        training.train(walk(name="mine"), runs_dir=runs_dir, progress="quiet")
+    known = {"runs/mine": "mine", "elsewhere/mine": "elsewhere/mine"}[given]
+    with pytest.raises(UserError, match=rf"--resume {known} --steps 40000"):
+        training.resume(given, progress="quiet")
