@@ -3,8 +3,7 @@
     runs/<name>/trials/<variant>-<task>-seed<n>/   run folders, to resume, plot and evaluate like any other
                 trials.json                        what was tried how often, and what went wrong
 
-Trials are Ray tasks, each in a placement group of the CPUs that its run occupies (driver, runners,
-learners), so that a trial that starts can finish. Not Tune's trials: a run keeps its own checkpoints
+Trials are Ray tasks (`benchmark_trial`), not Tune's trials: a run keeps its own checkpoints
 and metrics, and Tune would keep them once more, in an experiment that takes no further seeds
 or algorithms afterwards. Here a second call, for the same grid or a larger one, goes on from what lies in the
 folder: finished trials stay, others continue from their newest checkpoint.
@@ -15,42 +14,29 @@ Declarations are in `suites`, tables and pictures in `benchmark_report`.
 from __future__ import annotations
 
 import json
-import re
-import sys
-import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quadriga.platform import experiment as experiments
-from quadriga.platform import lines, storage, training
+from quadriga.platform import lines, occupancy, storage
+from quadriga.platform.benchmark_trial import Trial, is_finished, outcome, require_same, start, trial_name
 from quadriga.platform.errors import TrainingInterrupted, UserError, one_line, unknown
-from quadriga.platform.experiment import Experiment
 from quadriga.platform.interrupts import Interrupts
 from quadriga.platform.lines import Line
 from quadriga.platform.run_folder import RunFolder, list_runs
 from quadriga.platform.runtime import ensure_ray
 from quadriga.platform.suites import Benchmark, Suite
+from quadriga.platform.writer_lock import writing
 
 TRIALS = "trials"
 RECORDS = "trials.json"
+OF_A_TRIAL = ("name", "seed", "steps")
+"""Fields of an experiment file that the grid gives."""
 POLL_S = 1.0
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A variant on a task with a seed, and the experiment that this makes."""
-
-    variant: str
-    task: str
-    experiment: Experiment
-
-    @property
-    def name(self) -> str:
-        """Of its run folder."""
-        return trial_name(self.variant, self.task, self.experiment.seed)
 
 
 @dataclass
@@ -63,11 +49,6 @@ class Record:
     attempts: int = 0
     error: str = ""
     traceback: str = ""
-
-
-def trial_name(variant: str, task: str, seed: int) -> str:
-    """The name of a trial's run folder."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", f"{variant}-{task}-seed{seed}").lstrip("._+-")
 
 
 def find_benchmark(name: str) -> tuple[Line, Benchmark]:
@@ -94,8 +75,8 @@ def choose_variants(line: Line, suite: Suite, names: Sequence[str]) -> dict[str,
         if name in suite.variants:
             chosen[name] = suite.variants[name]
         elif name.endswith((".yaml", ".yml")):
-            fields = experiments.load(name).model_dump(mode="json", exclude={"name", "seed", "steps"})
-            chosen[Path(name).stem] = fields
+            fields = experiments.read_experiment(name)
+            chosen[Path(name).stem] = {key: value for key, value in fields.items() if key not in OF_A_TRIAL}
         elif name in line.presets:
             chosen[name] = {"preset": name}
         else:
@@ -114,6 +95,8 @@ def grid(
 ) -> list[Trial]:
     """Every variant on every task with every seed, seed by seed, so that an unfinished grid compares what it has.
 
+    A variant changes no field by which `benchmark` makes an experiment one of a task; `overrides` may.
+
     Raises:
         UserError: an experiment is not valid, or its line refuses it (an unknown environment, a missing package).
     """
@@ -121,7 +104,9 @@ def grid(
     for seed in seeds:
         for task in tasks:
             for label, variant in variants.items():
-                fields = line.normalise(line.normalise(benchmark.fields(task), variant), overrides or {})
+                fields = line.normalise(benchmark.fields(task), variant)
+                fields = line.normalise(fields, benchmark.fields(task))  # a file has an environment of its own
+                fields = line.normalise(fields, overrides or {})
                 name = trial_name(label, task, seed)
                 experiment = experiments.build(fields | {"name": name, "seed": seed, "steps": steps}, where=label)
                 if seed == seeds[0]:
@@ -150,12 +135,6 @@ def read_records(folder: str) -> dict[str, Record]:
         raise UserError(f"cannot read {storage.join(folder, RECORDS)}: {storage.reason(error)}") from error
 
 
-def is_finished(run: RunFolder, steps: int) -> bool:
-    """Whether the run's newest checkpoint stands at its end."""
-    checkpoint = run.checkpoints.latest()
-    return checkpoint is not None and checkpoint.step >= steps
-
-
 class Session:
     """One call's part of a benchmark.
 
@@ -178,7 +157,7 @@ class Session:
         for trial in self.trials:
             run = begun.get(trial.name)
             if run is not None:
-                _require_same(run, trial.experiment)
+                require_same(run, trial.experiment)
             if run is None or not is_finished(run, trial.experiment.steps):
                 self.open.append(trial)
             self.records.setdefault(trial.name, Record(trial.variant, trial.task, trial.experiment.seed))
@@ -200,17 +179,29 @@ class Session:
             worker_output: shows what Ray and its workers print.
 
         Raises:
-            UserError: the cluster cannot be joined, or no node of it holds a trial.
+            UserError: the cluster cannot be joined or holds no trial, or another process runs the benchmark.
             TrainingInterrupted: SIGINT or SIGTERM; the trials under way have saved a checkpoint.
         """
-        self._write_records()
-        if not self.open:
-            return []
-        slots = max(_slots(trial) for trial in self.open)
+        with self._alone():
+            self._write_records()
+            if not self.open:
+                return []
+            return self._run_on_ray(address, concurrent, retries, worker_output)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Keeps others from running the same benchmark meanwhile, if it is in a local folder."""
+        parent, _, name = self.folder.rpartition("/")
+        folder = RunFolder.claim(parent or "/", name)
+        return writing(folder.local_path(""), f"benchmark {self.folder!r} is being run")
+
+    def _run_on_ray(
+        self, address: str | None, concurrent: int | None, retries: int, worker_output: bool
+    ) -> list[Trial]:
+        slots = max(trial.slots for trial in self.open)
         with Interrupts() as interrupts:
             cluster = ensure_ray(address, slots * (concurrent or 1), worker_output=worker_output)
             interrupts.install()  # Ray has put its own handler of SIGTERM in place
-            self._require_room(slots, concurrent)
+            self._require_room()
             limit = concurrent or max(1, int(cluster.cpus // slots))
             self._say(f"{len(self.open)} of {len(self.trials)} trials to run, up to {limit} at once, on {cluster}")
             try:
@@ -232,12 +223,12 @@ class Session:
                 while waiting and len(running) < limit and not cancelled:
                     trial = waiting.popleft()
                     attempts[trial.name] += 1
-                    reference, group = _start(trial, self.runs_dir)
+                    reference, group = start(trial, self.runs_dir)
                     running[reference] = trial, group
                 done, _ = ray.wait(list(running), timeout=POLL_S)
                 for reference in done:
                     trial, group = running.pop(reference)
-                    problem = _result(reference)
+                    problem = outcome(reference)
                     ray.util.remove_placement_group(group)
                     if cancelled:
                         continue
@@ -272,15 +263,18 @@ class Session:
         except OSError as error:
             raise UserError(f"cannot write {storage.join(self.folder, RECORDS)}: {storage.reason(error)}") from error
 
-    def _require_room(self, slots: int, concurrent: int | None) -> None:
-        """A group that no node can ever hold would wait for ever."""
+    def _require_room(self) -> None:
+        """A group that the nodes can never hold would wait for ever."""
         import ray
 
-        largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-        if slots > largest:
-            raise UserError(
-                f"a trial occupies {slots} CPU slots (driver, runners, learners), and the largest node has {largest:g}"
-            )
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        for trial in self.open:
+            if not occupancy.may_fit(occupancy.bundles(trial.experiment), nodes):
+                cpus = ", ".join(f"{node.get('CPU', 0):g}" for node in nodes)
+                raise UserError(
+                    f"{trial.name} occupies {trial.slots} CPU slots at once (driver, runners, learners), for which the "
+                    f"cluster has no room; its nodes have {cpus}"
+                )
 
     def _interrupted(self, interrupts: Interrupts) -> TrainingInterrupted:
         left = sum(not self._is_finished(trial) for trial in self.open)
@@ -291,80 +285,3 @@ class Session:
     def _is_finished(self, trial: Trial) -> bool:
         run = storage.join(self.runs_dir, trial.name)
         return trial.name in list_runs(self.runs_dir) and is_finished(RunFolder.open(run), trial.experiment.steps)
-
-
-def _slots(trial: Trial) -> int:
-    return max(1, lines.line_of(trial.experiment).cpus(trial.experiment))
-
-
-def _require_same(run: RunFolder, experiment: Experiment) -> None:
-    """A trial goes on as it was begun; only longer."""
-    known = run.experiment()
-    before, now = (
-        each.model_dump(mode="json", exclude={"name", "steps", "checkpoint"}) for each in (known, experiment)
-    )
-    if before != now:
-        flat, other = experiments.flattened(before), experiments.flattened(now)
-        differing = [key for key in {**flat, **other} if flat.get(key) != other.get(key)]
-        said = ", ".join(f"{key}: {flat.get(key)} there, {other.get(key)} now" for key in sorted(differing)[:3])
-        raise UserError(f"{run.path} was begun with other settings ({said}); give another --name")
-    if known.steps > experiment.steps:
-        raise UserError(
-            f"{run.path} was begun with {known.steps:,} steps, more than {experiment.steps:,}; ask for as many, "
-            "or give another --name"
-        )
-
-
-def _start(trial: Trial, runs_dir: str) -> tuple[Any, Any]:
-    """The reference of the trial's task and its placement group; Ray begins it when the group has its CPUs."""
-    import ray
-    from ray.util.placement_group import placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-    group = placement_group([{"CPU": _slots(trial)}])
-    strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
-    # A process of its own for each trial: nothing of one is left for the next.
-    task = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(train_or_continue)
-    fields = trial.experiment.model_dump(mode="json")
-    return task.options(scheduling_strategy=strategy, name=trial.name).remote(fields, runs_dir, sys.argv), group
-
-
-def _result(reference: Any) -> tuple[str, str] | None:
-    import ray
-
-    try:
-        problem: tuple[str, str] | None = ray.get(reference)
-        return problem
-    except ray.exceptions.RayError as error:
-        return f"{type(error).__name__}: {one_line(error).split('. ')[0]}", traceback.format_exc()
-
-
-def train_or_continue(fields: Mapping[str, Any], runs_dir: str, argv: Sequence[str]) -> tuple[str, str] | None:
-    """Trains the experiment of `fields` in `runs_dir`, from its newest checkpoint if it has one.
-
-    Args:
-        fields: of the experiment, its name among them.
-        runs_dir: folder or URI of the trials.
-        argv: the command, for the run's provenance.
-
-    Returns:
-        `None` if it reached its end, else one line that says why not, and a traceback (empty for an error of the user).
-    """
-    sys.argv = list(argv)
-    try:
-        experiment = experiments.build(fields)
-        assert experiment.name is not None
-        if experiment.name in list_runs(runs_dir):
-            run = RunFolder.open(storage.join(runs_dir, experiment.name))
-            if is_finished(run, experiment.steps):
-                return None
-            if run.checkpoints.latest() is not None:
-                training.resume(experiment.name, steps=experiment.steps, runs_dir=runs_dir, progress="quiet")
-                return None
-            run.remove()  # it ended before its first checkpoint
-        training.train(experiment, runs_dir=runs_dir, progress="quiet")
-    except (UserError, TrainingInterrupted) as error:
-        return one_line(error), ""
-    except Exception as error:
-        return f"{type(error).__name__}: {one_line(error)}", traceback.format_exc()
-    return None

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from quadriga.platform import provenance, storage
-from quadriga.platform.benchmark import TRIALS, is_finished, read_records
+from quadriga.platform.benchmark import TRIALS, read_records
+from quadriga.platform.benchmark_trial import is_finished
 from quadriga.platform.errors import UserError
 from quadriga.platform.experiment import Experiment
 from quadriga.platform.lines import Line

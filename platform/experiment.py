@@ -175,16 +175,25 @@ def load(source: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
         UserError: no such preset or file; or an unknown key, a wrong type or a value out of range, named.
     """
     if is_file(source):
-        document = read_document(source)
-        if "search" in document:
-            raise UserError(f"{source}: holds a search; run it with: quadriga tune {source}")
-        return build(merged(document, overrides or {}), where=source)
+        return build(merged(read_experiment(source), overrides or {}), where=source)
     return build(merged({"preset": source}, overrides or {}))
 
 
 def is_file(source: str) -> bool:
     """Whether `source` names a file, and no preset."""
     return Path(source).suffix in {".yaml", ".yml"} or "/" in source
+
+
+def read_experiment(source: str) -> dict[str, Any]:
+    """As `read_document`, of a file that is to be trained.
+
+    Raises:
+        UserError: as `read_document`, or it holds a search.
+    """
+    document = read_document(source)
+    if "search" in document:
+        raise UserError(f"{source}: holds a search; run it with: quadriga tune {source}")
+    return document
 
 
 def read_document(source: str) -> dict[str, Any]:

@@ -18,21 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quadriga.platform import benchmark_report, training
-from quadriga.platform.benchmark import (
-    Session,
-    Trial,
-    choose_variants,
-    find_benchmark,
-    grid,
-    read_records,
-    train_or_continue,
-)
+from quadriga.platform import benchmark_report, benchmark_trial, training
+from quadriga.platform.benchmark import Session, choose_variants, find_benchmark, grid, read_records
 from quadriga.platform.benchmark_command import parse_names, parse_seeds
+from quadriga.platform.benchmark_trial import Trial, train_or_continue
 from quadriga.platform.errors import UserError
 from quadriga.platform.run_folder import RunFolder
 from quadriga.platform.statistics import bootstrap_interval, mean_interval
 from quadriga.platform.suites import at_the_end, last, steps_until
+from quadriga.platform.writer_lock import writing
 
 SCRIPT = Path(sys.executable).with_name("quadriga")
 
@@ -83,6 +77,32 @@ def test_a_file_is_a_variant_under_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("walk_line")
+def test_a_file_is_run_on_the_tasks_of_the_benchmark_and_not_on_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: walk\nenv: {id: Trough-v0, dim: 7}\n")
+    line, benchmark = find_benchmark("bowl")
+    variants = choose_variants(line, benchmark.suites["small"], ["walk", str(file)])
+    trials = grid(line, benchmark, variants, ["Bowl-v0", "Trough-v0"], [0], 5000)
+    environments: list[Any] = [trial.experiment.env for trial in trials]  # type: ignore[attr-defined]
+    assert (
+        [trial.task for trial in trials] == [env.id for env in environments] == [*["Bowl-v0"] * 2, *["Trough-v0"] * 2]
+    )
+    assert [env.dim for env in environments] == [3, 7, 3, 7]
+    file.write_text("preset: walk\nsearch: {}\n")
+    with pytest.raises(UserError, match="holds a search"):
+        choose_variants(line, benchmark.suites["small"], [str(file)])
+
+
+def test_a_file_leaves_to_its_task_what_it_does_not_say(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: surprisal\nenv: BankHeistRam-v0\n")
+    line, benchmark = find_benchmark("exploration")
+    variants = choose_variants(line, benchmark.suites["atari"], ["surprisal", str(file)])
+    preset, own = grid(line, benchmark, variants, ["SparseMountainCar-v0"], [0], 5000)
+    assert own.experiment.model_dump(exclude={"name"}) == preset.experiment.model_dump(exclude={"name"})
+
+
+@pytest.mark.usefixtures("walk_line")
 def test_what_cannot_be_run_is_refused_before_anything_starts() -> None:
     with pytest.raises(UserError, match=r"unknown benchmark 'bowls'; did you mean 'bowl'\?"):
         find_benchmark("bowls")
@@ -126,6 +146,38 @@ def test_a_trial_that_ended_before_its_first_checkpoint_begins_anew(tmp_path: Pa
     assert train([trial], tmp_path) == [None]
     assert [path.name for path in (tmp_path / "trials").iterdir()] == [trial.name]
     assert [row["env_steps"] for row in metrics(tmp_path, trial.name)] == [1000, 2000, 3000, 4000, 5000]
+
+
+@pytest.mark.usefixtures("walk_line")
+@pytest.mark.parametrize("left", ["nothing", "half"])
+def test_a_half_made_folder_becomes_the_trial_s(tmp_path: Path, left: str) -> None:
+    (trial,) = bowl(["walk"], [0])
+    run = RunFolder.claim(str(tmp_path / "trials"), trial.name)
+    if left == "half":
+        run.write_text("provenance.json", "{}")
+    assert train([trial], tmp_path) == [None]
+    assert [path.name for path in (tmp_path / "trials").iterdir()] == [trial.name]
+
+
+@pytest.mark.usefixtures("walk_line")
+def test_a_trial_that_is_under_way_is_not_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_trial, "ENDING_S", 0.5)
+    (trial,) = bowl(["walk"], [0])
+    run = RunFolder.create(str(tmp_path / "trials"), trial.name)
+    run.write_text("experiment.yaml", trial.experiment.to_yaml())
+    run.metrics.append({"env_steps": 1000})
+    with run.writing():
+        ((said, _),) = train([trial], tmp_path)  # type: ignore[misc]
+    assert "is being trained by process" in said
+    assert [row["env_steps"] for row in metrics(tmp_path, trial.name)] == [1000]
+    assert train([trial], tmp_path) == [None]
+
+
+@pytest.mark.usefixtures("walk_line")
+def test_a_benchmark_that_is_being_run_is_not_run_by_another_process(tmp_path: Path) -> None:
+    with writing(tmp_path, "it is run"), pytest.raises(UserError, match=r"benchmark .* is being run by process"):
+        Session(str(tmp_path), bowl()).run()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("walk_line")

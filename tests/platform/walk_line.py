@@ -16,12 +16,13 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from quadriga.platform.errors import TrainingStopped, UserError, unknown
+from quadriga.platform.errors import TrainingStopped, UserError, WorkersLost, unknown
 from quadriga.platform.experiment import Experiment, Section
 from quadriga.platform.lines import EvaluationRequest, Line, Preset
 from quadriga.platform.suites import Benchmark, Measure, Publication, Suite, at_the_end, last
 
 BATCH = 1000
+ENVIRONMENTS = ("Bowl-v0", "Trough-v0")
 
 
 class Env(Section):
@@ -37,6 +38,7 @@ class Faults(Section):
     nan_at: int | None = None
     raise_at: int | None = None
     defect_at: int | None = None
+    lost_at: Annotated[int | None, Field(description="unless it goes on from a checkpoint")] = None
     interrupt_at: int | None = None
     signal: str = "SIGINT"
     interrupt_twice: bool = False
@@ -66,6 +68,7 @@ class WalkTrainer:
         self.scale = 1.0
         self.steps = 0
         self.stopped = 0
+        self.restored = False
 
     def train_iteration(self) -> dict[str, float]:
         faults, iteration = self.experiment.faults, self.steps // BATCH + 1
@@ -76,6 +79,8 @@ class WalkTrainer:
             raise TrainingStopped("the loss is NaN")
         if iteration == faults.raise_at:
             raise UserError("environment Bowl-v0 number 3 raised OSError: no bowl")
+        if iteration == faults.lost_at and not self.restored:
+            raise WorkersLost("all env runners are gone")
         if iteration == faults.defect_at:
             raise ZeroDivisionError("a defect")
         gradient = (self.x - 1) + self.rng.normal(size=(BATCH, self.x.size)).mean(axis=0)
@@ -104,14 +109,15 @@ class WalkTrainer:
         state = json.loads((folder / "state.json").read_text())
         self.steps, self.scale = state["steps"], state["scale"]
         self.rng.bit_generator.state = state["rng"]
+        self.restored = True
 
     def stop(self) -> None:
         self.stopped += 1
 
 
 def _check(experiment: WalkExperiment) -> None:
-    if experiment.env.id != "Bowl-v0":
-        raise unknown("environment", experiment.env.id, ["Bowl-v0"])
+    if experiment.env.id not in ENVIRONMENTS:
+        raise unknown("environment", experiment.env.id, ENVIRONMENTS)
 
 
 def evaluate(experiment: WalkExperiment, checkpoint: Path, request: EvaluationRequest) -> Mapping[str, Sequence[float]]:
@@ -120,7 +126,7 @@ def evaluate(experiment: WalkExperiment, checkpoint: Path, request: EvaluationRe
     rng = np.random.default_rng(request.seed)
     noise = 0.1 * rng.normal(size=(request.episodes, x.size)) * (1 if request.deterministic else 10)
     if request.video is not None:
-        request.video.write_bytes(b"film")
+        request.video.write_bytes(b"film" + bytes(experiment.seed))
     distances = np.linalg.norm(x + noise - 1, axis=1)
     return {"return": (-distances).tolist(), "cost": (distances / 2).tolist(), "length": [5.0] * request.episodes}
 
