@@ -6,9 +6,11 @@ and the result is kept in the run folder.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from quadriga.platform.checkpoints import Checkpoint
@@ -30,9 +32,10 @@ class Evaluation:
         run: the run's name.
         checkpoint: `latest` or `best`.
         step: the run's progress when that checkpoint was saved.
-        request: how it was played.
+        request: how it was played; the path of its video is absolute.
         samples: one value an episode for each measure, e.g. `return`, `cost`, `length`.
         intervals: mean and 95% interval (Student's t) of each measure.
+        video_sha256: of the video's file, by which others know it again; empty without one.
     """
 
     run: str
@@ -41,6 +44,7 @@ class Evaluation:
     request: EvaluationRequest
     samples: Mapping[str, Sequence[float]]
     intervals: Mapping[str, Interval]
+    video_sha256: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data: what `evaluation.json` and `quadriga evaluate --json` hold."""
@@ -53,6 +57,7 @@ class Evaluation:
             "seed": request.seed,
             "deterministic": request.deterministic,
             "video": None if request.video is None else str(request.video),
+            **({"video_sha256": self.video_sha256} if self.video_sha256 else {}),
             **({"options": dict(request.options)} if request.options else {}),
             "level": LEVEL,
             **{name: interval._asdict() for name, interval in self.intervals.items()},
@@ -72,19 +77,32 @@ def evaluate(run: RunFolder, request: EvaluationRequest, *, checkpoint: str = "l
             which flatters a noisy run).
 
     Raises:
-        UserError: no such checkpoint, or the request cannot be met.
+        UserError: no such checkpoint, the request cannot be met, or `evaluation.json` is damaged.
     """
     if request.episodes < 1:
         raise UserError(f"episodes: expected at least 1, got {request.episodes}")
+    evaluations(run)  # damaged ones are told of now, not when all is played
+    if request.video is not None:
+        request = replace(request, video=request.video.absolute())
     experiment = run.experiment()
     line = line_of(experiment)
     chosen = chosen_checkpoint(run, checkpoint)
     with chosen.local() as folder:
         samples = line.evaluate(experiment, folder, request)
     intervals = {name: mean_interval(values, LEVEL) for name, values in samples.items()}
-    result = Evaluation(run.name, checkpoint, chosen.step, request, samples, intervals)
+    film = "" if request.video is None else sha256_of(request.video)
+    result = Evaluation(run.name, checkpoint, chosen.step, request, samples, intervals, film)
     run.write_text(EVALUATIONS, json.dumps([*evaluations(run), result.as_json()], indent=1) + "\n")
     return result
+
+
+def sha256_of(file: Path) -> str:
+    """The checksum of a file's content, in hexadecimal; empty if there is no such file."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def chosen_checkpoint(run: RunFolder, checkpoint: str) -> Checkpoint:

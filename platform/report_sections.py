@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quadriga.platform.errors import UserError
-from quadriga.platform.evaluation import evaluations
+from quadriga.platform.evaluation import evaluations, sha256_of
 from quadriga.platform.lines import Line
 from quadriga.platform.metrics import METRICS
 from quadriga.platform.plot import (
@@ -265,8 +265,9 @@ def _film_files(run: Run) -> list[tuple[Path, str]]:
     except UserError:
         results = []
     for result in results:
-        path = Path(result["video"]) if result.get("video") else None
-        if path is not None and path.suffix.lower() in FILMS and path.is_file():
+        path = Path(result["video"]) if result.get("video") and result.get("video_sha256") else None
+        # Another film, of another run, may have taken its place.
+        if path is not None and path.suffix.lower() in FILMS and sha256_of(path) == result["video_sha256"]:
             found[path.resolve()] = f"{run.folder.name}: {result.get('checkpoint')} checkpoint, step {result['step']:,}"
     folder = run.folder.local_path("")
     for path in sorted(folder.iterdir()) if folder is not None else []:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,17 @@ def test_results_are_kept_in_the_run_folder_oldest_first(tmp_path: Path) -> None
     assert (kept[0]["checkpoint"], kept[0]["step"], kept[0]["level"]) == ("latest", 20_000, 0.95)
 
 
+def test_a_film_is_found_again_from_anywhere_and_known_by_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = trained(tmp_path)
+    evaluate(run, EvaluationRequest(video=Path("film.gif")))
+    (kept,) = evaluations(run)
+    assert kept["video"] == str(tmp_path / "film.gif")
+    assert kept["video_sha256"] == hashlib.sha256((tmp_path / "film.gif").read_bytes()).hexdigest()
+
+
 def test_one_episode_has_a_mean_and_no_interval(tmp_path: Path) -> None:
     result = evaluate(trained(tmp_path), EvaluationRequest(episodes=1)).as_json()
     assert result["return"]["mean"] is not None
@@ -92,6 +104,8 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
 def test_damaged_file_of_earlier_results_is_not_overwritten(tmp_path: Path, text: str) -> None:
     run = trained(tmp_path)
     run.write_text(EVALUATIONS, text)
+    film = tmp_path / "film.gif"
     with pytest.raises(UserError, match="is damaged"):
-        evaluate(run, EvaluationRequest())
+        evaluate(run, EvaluationRequest(video=film))
     assert run.read_text(EVALUATIONS) == text
+    assert not film.exists()  # nothing was played

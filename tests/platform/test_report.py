@@ -157,6 +157,20 @@ def test_films_of_evaluations_and_of_the_folder_are_inside(train: Train, tmp_pat
     assert len([reference for reference in page_of([run]).references if "base64" in reference]) == 1
 
 
+def test_a_film_that_another_run_has_written_over_is_left_out(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (train(seed=seed) for seed in (1, 2))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    evaluate(one, EvaluationRequest(episodes=2, video=Path("film.mp4")))
+    monkeypatch.chdir(tmp_path)
+    assert [reference for reference in page_of([one]).references if "base64" in reference]
+    evaluate(other, EvaluationRequest(episodes=2, video=tmp_path / "here" / "film.mp4"))
+    assert [reference for reference in page_of([one]).references if "base64" in reference] == []
+    assert [reference for reference in page_of([other]).references if "base64" in reference]
+
+
 def test_every_number_that_was_logged_has_a_figure(train: Train) -> None:
     page = page_of([train()])
     assert set(page.figures) == {"episode_return_mean", "episode_cost_mean"}
