@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 
 from quadriga.platform import experiment as experiments
 from quadriga.platform import lines
-from quadriga.platform.errors import UserError
+from quadriga.platform.errors import UserError, nearest
 from quadriga.platform.experiment import Experiment, Section
+from quadriga.platform.metrics import METRICS
 
 Point = Mapping[str, Any]
 Range = Annotated[tuple[float, float], Field(description="low, high")]
@@ -126,6 +127,13 @@ class Objective(Section):
         if not any(excess.values()):
             return 0.5 + math.atan(sign * means[self.metric]) / math.pi
         return -sum(amount / max(abs(self.subject_to[name]), 1e-12) for name, amount in excess.items())
+
+    def needed(self, rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+        """What `means` reads of `rows`: of each metric the last `average` rows that have it, and nothing else."""
+        wanted: set[int] = set()
+        for name in self.metrics:
+            wanted.update([n for n, row in enumerate(rows) if not math.isnan(row.get(name, math.nan))][-self.average :])
+        return [{name: rows[n][name] for name in self.metrics if name in rows[n]} for n in sorted(wanted)]
 
     def means(self, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Of each metric over its last values; NaN where there are none."""
@@ -314,7 +322,7 @@ def check(fields: Mapping[str, Any], search: SearchSettings) -> list[dict[str, A
         The points of a random search; none of another.
 
     Raises:
-        UserError: a point is not valid; says which.
+        UserError: a point is not valid, says which; or the objective or the scheduler does not go with the experiment.
     """
     drawn = points(search) if search.searcher == "random" else []
     fixed = search.scheduler.kind != "pbt" and search.searcher == "random"
@@ -327,9 +335,28 @@ def check(fields: Mapping[str, Any], search: SearchSettings) -> list[dict[str, A
             shown = ", ".join(f"{name}={value}" for name, value in point.items())
             raise UserError(f"search point {shown}: {error}") from None
         line = lines.line_of(experiment)
+        _check_objective(search.objective, experiment)
+        grace = getattr(search.scheduler, "grace", None)
+        if grace is not None and grace > experiment.steps:
+            raise UserError(f"search.scheduler.grace: expected at most steps ({experiment.steps:,}), got {grace:,}")
         # What takes time to check (an environment, data) is checked once for each that the search has.
         what = str([value for name, value in point.items() if name.partition(".")[0] in ("env", "task", "preset")])
         if what not in seen:
             line.check(experiment)
             seen.add(what)
     return drawn
+
+
+def _check_objective(objective: Objective, experiment: Experiment) -> None:
+    """Refuses metrics that the experiment will not log; custom parts may log any."""
+    fields = experiments.flattened(experiment.model_dump(mode="json"))
+    if any(name.rpartition(".")[2] == "kind" and value == "custom" for name, value in fields.items()):
+        return
+    line = lines.line_of(experiment)
+    known = {*METRICS, *line.curves, *line.headline, line.step_metric}
+    given = {"maximize": objective.maximize, "minimize": objective.minimize}
+    named = [(where, name) for where, name in given.items() if name] + [("subject_to", n) for n in objective.subject_to]
+    for where, name in named:
+        if name not in known:
+            hint = nearest(name, known) or "; a run's are shown by: quadriga show RUN"
+            raise UserError(f"search.objective.{where}: unknown metric {name!r}{hint}")

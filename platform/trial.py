@@ -7,29 +7,34 @@ and what is good, `search` knows.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quadriga.platform import provenance, run_folder, search, storage
-from quadriga.platform.errors import UserError, one_line
+from quadriga.platform import provenance, run_folder, search
+from quadriga.platform.errors import StorageFailed, UserError, WorkersLost, one_line
 from quadriga.platform.lines import Trainer, line_of
 from quadriga.platform.metrics import MetricsSink
 from quadriga.platform.run_folder import RunFolder
 from quadriga.platform.search import SearchSettings
+from quadriga.platform.writer_lock import FolderTaken
+
+logger = logging.getLogger("quadriga")
 
 OBJECTIVE, STEP, STOPPED, POINT = "objective", "step", "stopped", "point"
 LENGTHS = "lengths"
 """How far a trial under HyperBand is, in units of the shortest trial."""
 
 STATE, TRAINER = "trial.json", "trainer"
-ROWS = 1000
-"""Rows that a checkpoint keeps for the objective's average, at most."""
+ENDING_S = 10.0
+"""How long a trial waits for the process of its earlier attempt to end."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,33 @@ def run_trial(config: Mapping[str, Any], settings: TrialSettings) -> None:
     """Trains the experiment of a point from its beginning, or from the checkpoint that Tune gives, to its end.
 
     What a user could put right (a NaN, an environment that fails) ends the trial with the objective
-    `UNKNOWN`; anything else is raised, and Tune tries again.
+    `UNKNOWN`; anything else is raised, workers that are lost for good and storage that fails too, and Tune
+    tries again.
     """
     from ray import tune
 
     name = tune.get_context().get_trial_name()
     trial = _Trial(settings, point_of(config), str(name))
-    try:
-        trial.run()
-    except UserError as error:
-        tune.report({**trial.report(), OBJECTIVE: search.UNKNOWN, STOPPED: one_line(error)})
-    finally:
-        trial.close()
+    with _after_its_predecessor(trial.folder):
+        try:
+            trial.run()
+        except (WorkersLost, StorageFailed):
+            raise
+        except UserError as error:
+            tune.report({**trial.report(), OBJECTIVE: search.UNKNOWN, STOPPED: one_line(error)})
+        finally:
+            trial.close()
+
+
+@contextlib.contextmanager
+def _after_its_predecessor(folder: RunFolder) -> Iterator[None]:
+    """Holds the run. Tune runs a trial once at a time: who holds it for long is on a node that was lost, and frozen."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(folder.writing(wait=ENDING_S))
+        except FolderTaken as error:
+            logger.warning("%s and does not end; the trial goes on without it", error)
+        yield
 
 
 class _Trial:
@@ -76,7 +96,7 @@ class _Trial:
         fields = {**settings.fields, "name": name}
         self._experiment = search.experiment_at(fields, point)
         self._line = line_of(self._experiment)
-        self._run = _open(settings.trials_dir, name)
+        self.folder = RunFolder.claim(settings.trials_dir, name)
         self._rows: list[dict[str, float]] = []
         self._iteration, self._step, self._wall_time_s = 0, 0, 0.0
         self._trainer: Trainer | None = None
@@ -85,8 +105,8 @@ class _Trial:
     def run(self) -> None:
         from ray import tune
 
-        self._run.write_text(run_folder.EXPERIMENT, self._experiment.to_yaml())
-        self._run.write_text(
+        self.folder.write_text(run_folder.EXPERIMENT, self._experiment.to_yaml())
+        self.folder.write_text(
             run_folder.PROVENANCE, json.dumps(provenance.collect(self._experiment.seed, ["quadriga", "tune"]), indent=2)
         )
         self._trainer = self._line.make_trainer(self._experiment)
@@ -94,8 +114,8 @@ class _Trial:
         if checkpoint is not None:
             with checkpoint.as_directory() as folder:
                 self._restore(Path(folder))
-        self._run.metrics.truncate(self._line.step_metric, self._step)
-        self._sink = MetricsSink(self._run, self._line.step_metric)
+        self.folder.metrics.truncate(self._line.step_metric, self._step)
+        self._sink = MetricsSink(self.folder, self._line.step_metric)
         if self._step >= self._experiment.steps:  # its last report was lost with the process that made it
             self._report()
         began = time.monotonic() - self._wall_time_s
@@ -105,7 +125,7 @@ class _Trial:
             self._step = int(metrics[self._line.step_metric])
             self._wall_time_s = time.monotonic() - began
             row = {"iteration": self._iteration, **metrics, "wall_time_s": self._wall_time_s}
-            self._rows = [*self._rows, row][-ROWS:]
+            self._rows = self._search.objective.needed([*self._rows, row])
             self._sink.log(row)
             self._report()
 
@@ -142,12 +162,11 @@ class _Trial:
         assert self._trainer is not None
         (folder / TRAINER).mkdir()
         self._trainer.save(folder / TRAINER)
-        kept = self._rows[-self._search.objective.average :]
         state = {
             "iteration": self._iteration,
             "step": self._step,
             "wall_time_s": self._wall_time_s,
-            "rows": [{name: row[name] for name in self._search.objective.metrics if name in row} for row in kept],
+            "rows": self._rows,
         }
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
@@ -157,11 +176,3 @@ class _Trial:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self._iteration, self._step = state["iteration"], state["step"]
         self._wall_time_s, self._rows = state["wall_time_s"], state["rows"]
-
-
-def _open(trials_dir: str, name: str) -> RunFolder:
-    """The trial's run folder, a new one or that of its earlier attempts."""
-    try:
-        return RunFolder.open(storage.join(trials_dir, name))
-    except UserError:
-        return RunFolder.create(trials_dir, name)

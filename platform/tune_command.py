@@ -70,15 +70,17 @@ def tune(
         outcome = tuning.tune(fields, settings, name=name, **options)
     best = outcome.best()
     path = outcome.folder.path
+    failed = f"{outcome.failed} of {len(outcome.trials)} trials failed; "
+    failed += f"see {storage.join(path, tuning_results.RESULTS)}"
     if as_json:
         result = None if best is None else {"trial": best.name, "point": dict(best.point), **best.means}
         print(json_line({"search": path, "best": result}))
-        return
-    if quiet:
-        return
     if best is None:
-        print(f"no trial has a result; see {storage.join(path, tuning_results.RESULTS)}")
+        raise UserError(f"no trial has a result: {failed}")
+    if as_json or quiet:
         return
+    if outcome.failed:
+        print(failed)
     headers = ("trial", *outcome.settings.parameters, "steps", *map(words, outcome.settings.objective.metrics))
     rows = [
         (

@@ -17,13 +17,12 @@ import dataclasses
 import logging
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quadriga.platform import experiment as experiments
-from quadriga.platform import placement, search, storage, trial, tuning_table
+from quadriga.platform import occupancy, search, storage, trial, tuning_interrupts, tuning_table
 from quadriga.platform.errors import TrainingInterrupted, UserError
 from quadriga.platform.lines import line_of
 from quadriga.platform.run_folder import RunFolder
@@ -33,6 +32,7 @@ from quadriga.platform.training import handle
 from quadriga.platform.trial import OBJECTIVE, STEP, TrialSettings
 from quadriga.platform.tuning_results import Outcome, TrialResult
 from quadriga.platform.tuning_snapshots import TUNE, Snapshots
+from quadriga.platform.writer_lock import writing
 
 SEARCH, TRIALS = "search.yaml", "trials"
 LOST = "Could not recover from checkpoint as it does not exist"
@@ -44,6 +44,7 @@ KEPT = 5
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of data in an experiment mean what they mean here
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials keep run folders
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see `tuning_interrupts`
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "5",
     "RAY_AIR_NEW_OUTPUT": "0",  # its boxes are printed at any verbosity
@@ -73,20 +74,21 @@ def tune(
 
     Raises:
         UserError: a point is not valid, or Ray does not start; nothing was started.
-        TrainingInterrupted: SIGINT; finished trials are kept.
+        TrainingInterrupted: SIGINT or SIGTERM; finished trials are kept.
     """
     points = search.check(fields, settings)
     sample = search.experiment_at(fields, points[0] if points else next(search.corners(settings)))
     folder = RunFolder.create(runs_dir, name or _name(sample))
     document = {**fields, "search": settings.model_dump(mode="json", exclude_none=True)}
     folder.write_text(SEARCH, experiments.dump_yaml(document))
-    try:
-        return _run(folder, runs_dir, fields, settings, progress, address, worker_output, restore=False)
-    except BaseException:
-        local = folder.local_path("")
-        if local is not None and not folder.exists(TUNE):  # nothing was begun
-            shutil.rmtree(local, ignore_errors=True)
-        raise
+    with _alone(folder):
+        try:
+            return _run(folder, fields, settings, progress, address, worker_output, restore=False)
+        except BaseException:
+            with contextlib.suppress(UserError):
+                if not folder.exists(TUNE):  # nothing was begun
+                    folder.remove()
+            raise
 
 
 def resume(
@@ -100,13 +102,14 @@ def resume(
     """Takes a search up where it was: finished trials stay, others go on from their last checkpoints.
 
     Raises:
-        UserError: no such search; or as `tune`.
+        UserError: no such search, or another process runs it; or as `tune`.
         TrainingInterrupted: as `tune`.
     """
     folder = find(name, runs_dir)
     fields, settings = read(folder)
     search.check(fields, settings)
-    return _run(folder, runs_dir, fields, settings, progress, address, worker_output, restore=True)
+    with _alone(folder):
+        return _run(folder, fields, settings, progress, address, worker_output, restore=True)
 
 
 def find(name: str, runs_dir: str = "runs") -> RunFolder:
@@ -132,9 +135,13 @@ def read(folder: RunFolder) -> tuple[dict[str, Any], SearchSettings]:
     return document, experiments.validate(SearchSettings, section, prefix=f"{where}: search: ")
 
 
+def _alone(folder: RunFolder) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes from running the search meanwhile, if it is in a local folder."""
+    return writing(folder.local_path(""), f"search {folder.path!r} is being run")
+
+
 def _run(
     folder: RunFolder,
-    runs_dir: str,
     fields: Mapping[str, Any],
     settings: SearchSettings,
     progress: str,
@@ -152,7 +159,8 @@ def _run(
     cluster = ensure_ray(address, slots, worker_output=worker_output)
     trials_dir = _absolute(storage.join(folder.path, TRIALS))
     display = tuning_table.make_display(progress, folder.path, settings, str(cluster))
-    with _quiet(worker_output), _sigterm_as_sigint():
+    again = f"resume: quadriga tune --resume {handle(folder)}"
+    with _quiet(worker_output), tuning_interrupts.noted() as stop:
         trainable = _trainable(fields, settings, sample, trials_dir)
         begun = restore and folder.exists(f"{TUNE}/tuner.pkl")
         if begun:
@@ -161,12 +169,14 @@ def _run(
         display.start()
         try:
             grid = tuner.fit()
-            if restore and any(LOST in str(error) for error in grid.errors):
+            if restore and stop.received is None and any(LOST in str(error) for error in grid.errors):
                 tuner = _restored(folder, trainable, restart_errored=True)
                 grid = tuner.fit()
+        except KeyboardInterrupt:
+            raise TrainingInterrupted(stop.received or signal.SIGINT, f"stopped at once; {again}") from None
         finally:
             display.close()
-    results = [_result(each, settings, trials_dir) for each in grid]
+    results = [_result(each, sample.steps, settings, trials_dir) for each in grid]
     ended = display.ended | _ended_before(grid, display)
     results = [dataclasses.replace(each, ended=each.ended or each.name in ended) for each in results]
     finished = [result for result in results if result.ended]
@@ -174,9 +184,8 @@ def _run(
     outcome.write()
     if len(finished) < settings.total:
         raise TrainingInterrupted(
-            signal.SIGINT,
-            f"stopped with {len(finished)} of {settings.total} trials finished; resume: "
-            f"quadriga tune --resume {handle(folder, runs_dir)}",
+            stop.received or signal.SIGINT,
+            f"stopped with {len(finished)} of {settings.total} trials finished; {again}",
         )
     return outcome
 
@@ -255,22 +264,19 @@ def _trial_name(found: Any) -> str:
 def _placement(sample: Any, settings: SearchSettings) -> Any:
     from ray.tune import PlacementGroupFactory
 
-    driver = {"CPU": settings.resources.cpus, "GPU": settings.resources.gpus}
-    bundles = [{name: amount for name, amount in driver.items() if amount}]
-    for demand in line_of(sample).actors(sample):
-        role = placement.resources(demand.role) if demand.role else {}
-        each = {"CPU": demand.cpus, "GPU": demand.gpus, **role}
-        bundles += [{name: amount for name, amount in each.items() if amount} for _ in range(demand.count)]
-    return PlacementGroupFactory(bundles)
+    driver = settings.resources
+    return PlacementGroupFactory(occupancy.bundles(sample, cpus=driver.cpus, gpus=driver.gpus))
 
 
-def _result(found: Any, settings: SearchSettings, trials_dir: str) -> TrialResult:
+def _result(found: Any, steps: int, settings: SearchSettings, trials_dir: str) -> TrialResult:
     metrics = found.metrics or {}
     name = f"trial-{metrics.get('trial_id') or os.path.basename(found.path).removeprefix('trial-')}"
+    point = search.active(settings, trial.point_of(found.config or {}))
     return TrialResult(
         name=name,
-        point=search.active(settings, trial.point_of(found.config or {})),
+        point=point,
         step=int(metrics.get(STEP, 0)),
+        steps=int(point.get("steps", steps)),
         objective=float(metrics.get(OBJECTIVE, search.UNKNOWN)),
         means={key: float(metrics[key]) for key in settings.objective.metrics if key in metrics},
         stopped=metrics.get(trial.STOPPED),
@@ -304,17 +310,3 @@ def _quiet(worker_output: bool) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-@contextlib.contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Tune saves its state on SIGINT; a job that is stopped gets SIGTERM."""
-    try:
-        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

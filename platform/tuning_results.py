@@ -29,6 +29,7 @@ class TrialResult:
         name: its run folder's.
         point: what it tried; of population-based training what it ended with.
         step: how far it came, in the line's step metric.
+        steps: how far it was to come; an iteration may end beyond.
         objective: `Objective.value` at its end.
         means: the metrics behind the objective.
         stopped: why it could not go on, e.g. a NaN.
@@ -40,6 +41,7 @@ class TrialResult:
     name: str
     point: Mapping[str, Any]
     step: int
+    steps: int
     objective: float
     means: Mapping[str, float]
     stopped: str | None
@@ -72,11 +74,16 @@ class Outcome:
     def ranking(self) -> list[TrialResult]:
         """Usable trials, best first; those that went furthest before those that ended early."""
         usable = [trial for trial in self.trials if trial.usable]
-        return sorted(usable, key=lambda trial: (trial.step, trial.objective), reverse=True)
+        return sorted(usable, key=lambda trial: (min(trial.step, trial.steps), trial.objective), reverse=True)
 
     def best(self) -> TrialResult | None:
         """The best trial; `None` if none is usable."""
         return next(iter(self.ranking()), None)
+
+    @property
+    def failed(self) -> int:
+        """How many trials could not go on or lost their processes too often."""
+        return sum(trial.error is not None or trial.stopped is not None for trial in self.trials)
 
     def write(self) -> None:
         """Writes `trials.json` and, once a trial is usable, `best.yaml` and `search.png` into the search's folder.

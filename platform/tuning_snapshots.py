@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 
 from quadriga.platform import storage
@@ -17,6 +18,9 @@ TUNE = "tune"
 
 NAMES = ("state-0.zip", "state-1.zip")
 SUFFIXES = (".json", ".pkl")
+DAMAGE = (OSError, ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
+"""What reading an archive that is torn or damaged raises."""
+
 STATE = "experiment_state-"
 """Tune's main file; it takes the newest by name."""
 
@@ -70,7 +74,7 @@ class Snapshots:
                 packed = storage.read(self._filesystem, f"{self._root}/{name}")
                 with zipfile.ZipFile(io.BytesIO(packed)) as archive:
                     found = int(archive.comment), {each: archive.read(each) for each in archive.namelist()}
-            except (OSError, ValueError, zipfile.BadZipFile):
+            except DAMAGE:
                 continue
             whole = max(whole, found, key=lambda each: each[0])
         return whole

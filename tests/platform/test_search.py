@@ -104,6 +104,31 @@ def test_every_point_is_validated_before_anything_starts() -> None:
 
 
 @pytest.mark.usefixtures("toy_line")
+@pytest.mark.parametrize("searcher", ["random", "optuna"])
+def test_a_metric_that_is_not_logged_is_refused(searcher: str) -> None:
+    wide = {"learning_rate": {"uniform": [0.1, 1]}}
+    for objective, said in {
+        "maximize: unknown metric 'episode_retrun_mean'; did you mean 'episode_return_mean'": {
+            "maximize": "episode_retrun_mean"
+        },
+        "minimize: unknown metric 'zzz'; a run's are shown by": {"minimize": "zzz"},
+        "subject_to: unknown metric 'episode_cost'": {"minimize": "kl", "subject_to": {"episode_cost": 1}},
+    }.items():
+        made = settings(wide, objective=said, searcher=searcher)
+        with pytest.raises(UserError, match=rf"search\.objective\.{objective}"):
+            search.check({"preset": "toy"}, made)
+
+
+@pytest.mark.usefixtures("toy_line")
+@pytest.mark.parametrize("kind", ["asha", "hyperband", "median"])
+def test_a_grace_beyond_the_end_is_refused(kind: str) -> None:
+    made = settings({"learning_rate": {"uniform": [0.1, 1]}}, scheduler={"kind": kind, "grace": 20_000})
+    with pytest.raises(UserError, match=r"search\.scheduler\.grace: expected at most steps \(10,000\), got 20,000"):
+        search.check({"preset": "toy", "steps": 10_000}, made)
+    search.check({"preset": "toy", "steps": 20_000}, made)
+
+
+@pytest.mark.usefixtures("toy_line")
 def test_a_point_changes_only_its_fields() -> None:
     experiment: Any = search.experiment_at({"preset": "toy-fixed", "task": "Toy-v1"}, {"brake.limit": 5.0})
     assert (experiment.brake.kind, experiment.brake.strength, experiment.brake.limit) == ("fixed", 2.0, 5.0)
@@ -115,6 +140,19 @@ def test_objective_averages_the_last_values_and_knows_when_there_is_none() -> No
     assert objective.value([]) == objective.value([{"r": math.nan}]) == search.UNKNOWN
     assert objective.value([{"r": 9.0}, {"r": 1.0}, {"x": 1.0}, {"r": 3.0}]) == 2.0
     assert Objective(minimize="r").value([{"r": 4.0}]) == -4.0
+
+
+@hypothesis.given(
+    st.lists(st.fixed_dictionaries({}, optional={"r": st.floats(-9, 9) | st.just(math.nan), "c": st.floats(-9, 9)})),
+    st.integers(1, 4),
+)
+def test_what_a_trial_keeps_of_its_rows_is_what_its_objective_reads(rows: list[dict[str, float]], average: int) -> None:
+    objective = Objective(maximize="r", subject_to={"c": 0}, average=average)
+    kept: list[dict[str, float]] = []
+    for row in rows:
+        kept = objective.needed([*kept, {**row, "x": 1.0}])
+    assert objective.value(kept) == objective.value(rows)
+    assert len(kept) <= 2 * average and not any("x" in row for row in kept)
 
 
 @hypothesis.given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(0, 25), st.floats(25.001, 1e4))

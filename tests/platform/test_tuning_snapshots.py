@@ -53,6 +53,17 @@ def test_a_torn_archive_is_passed_over(tmp_path: Path, staging: Path, damage: by
     assert (tmp_path / "tune" / FILE).read_text() == "third"
 
 
+def test_a_damaged_archive_is_passed_over_wherever_the_damage_is(tmp_path: Path, staging: Path) -> None:
+    snapshots = Snapshots(str(tmp_path / "tune"))
+    keep(snapshots, staging, "first")
+    keep(snapshots, staging, "second")
+    newest = tmp_path / "tune" / NAMES[0]
+    whole = newest.read_bytes()
+    for place in range(len(whole)):
+        newest.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        assert Snapshots(str(tmp_path / "tune")).put_back()
+
+
 def test_without_an_archive_nothing_is_touched(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("Tune's own")
     assert not Snapshots(str(tmp_path)).put_back()
