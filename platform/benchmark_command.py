@@ -83,6 +83,7 @@ def benchmark(
     from quadriga.platform import benchmark as benchmarks
     from quadriga.platform import benchmark_report, storage
     from quadriga.platform import experiment as experiments
+    from quadriga.platform.benchmark_trial import Trial
 
     line, found = benchmarks.find_benchmark(source)
     suite = suite or next(iter(found.suites))
@@ -91,7 +92,7 @@ def benchmark(
     chosen = found.suites[suite]
     folder = storage.join(runs_dir, name or f"{source}-{suite}")
     say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
-    failed: list[benchmarks.Trial] = []
+    failed: list[Trial] = []
     try:
         if not report:
             trials = benchmarks.grid(
