@@ -144,6 +144,7 @@ class MetricsTable:
         self._interval = interval if interval is not None else (0.0 if local else REMOTE_INTERVAL_S)
         self._written_at = -math.inf
         self._unwritten = False
+        self._durable = True
         self._columns: dict[str, list[Any]] | None = None
         self._types: dict[str, pa.DataType] = {}
         self._rows = 0
@@ -170,7 +171,7 @@ class MetricsTable:
         for name, column in columns.items():
             column.append(_as(self._types[name], values[name][1]) if name in values else None)
         self._rows += 1
-        self._unwritten = True
+        self._unwritten, self._durable = True, False
         if self._clock() - self._written_at < self._interval:
             return
         try:
@@ -182,12 +183,12 @@ class MetricsTable:
             logger.warning("%s; trying again in %.0f s", error, self._interval)
 
     def flush(self) -> None:
-        """Writes what is not written yet, durably.
+        """Writes what is not written yet, durably; nothing if there is nothing, for another process may write by now.
 
         Raises:
             StorageFailed: it cannot be written.
         """
-        if self._unwritten or (self._local and self._rows):
+        if self._unwritten or (self._local and not self._durable):
             self._write(durable=True)
 
     def truncate(self, step_metric: str, step: float) -> None:
@@ -249,7 +250,7 @@ class MetricsTable:
         except OSError as error:
             raise StorageFailed(f"cannot write the metrics table {self._path!r}: {storage.reason(error)}") from error
         self._written_at = self._clock()
-        self._unwritten = False
+        self._unwritten, self._durable = False, durable
 
 
 class MetricsSink:

@@ -351,3 +351,13 @@ def test_with_ray_running_metrics_are_gauges_for_prometheus(run: RunFolder, metr
     assert shown[0].endswith("} 0.25")
     for tag in ('run="run"', 'algorithm="toy"', 'environment="Toy-v0"'):
         assert tag in shown[0]
+
+
+def test_a_writer_with_nothing_left_to_write_does_not_write_over_its_successor(tmp_path: Path) -> None:
+    first = table_at(tmp_path / "m.parquet")
+    first.append({"env_steps": 1})
+    first.flush()
+    second = table_at(tmp_path / "m.parquet")
+    second.append({"env_steps": 2})
+    first.flush()
+    assert table_at(tmp_path / "m.parquet").read().column("env_steps").to_pylist() == [1, 2]
