@@ -2,7 +2,8 @@
 
 Reading what Python needs and writing to one folder, nothing else; no TCP, no signals and no
 abstract sockets to processes outside, as far as the kernel's version knows them. It does not
-restrict chmod, chown and stat: `seccomp.py` takes the first two away where it matters.
+restrict chmod, chown and stat: `seccomp.py` takes the first two away where it matters. Nor does it
+see before `TRUNCATE_VERSION` (Linux 6.2) that a file is emptied when it is opened; that is `seccomp.py`'s then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE, IOCTL = 1 << 0, 1 << 1, 1 <<
 FIRST_VERSION = (1 << 13) - 1
 REFER = 1 << 13
 TCP, SCOPES = 0b11, 0b11
+TRUNCATE_VERSION = 3
 
 
 def version() -> int:
@@ -41,7 +43,7 @@ def restrict(read: Iterable[str], listing: Iterable[str], devices: Iterable[str]
         OSError: no Landlock here, or the kernel refuses.
     """
     known = version()
-    files = FIRST_VERSION | (REFER if known >= 2 else 0) | (TRUNCATE if known >= 3 else 0)
+    files = FIRST_VERSION | (REFER if known >= 2 else 0) | (TRUNCATE if known >= TRUNCATE_VERSION else 0)
     files |= IOCTL if known >= 5 else 0
     fields = [files, *([TCP] if known >= 4 else []), *([SCOPES] if known >= 6 else [])]
     attributes = struct.pack(f"={len(fields)}Q", *fields)

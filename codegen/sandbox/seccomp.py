@@ -90,6 +90,7 @@ ZYGOTE: dict[str, tuple[int | None, int | None]] = {
 
 CLONE, CLONE3, IOCTL, PRCTL, PRLIMIT = (56, 220), (435, 435), (16, 29), (157, 167), (302, 261)
 FCNTL = (72, 25)
+OPEN, OPENAT = (2, None), (257, 56)
 
 
 def build(machine: str, *, private_files: bool, checker: bool = False) -> bytes:
@@ -103,12 +104,20 @@ def build(machine: str, *, private_files: bool, checker: bool = False) -> bytes:
     return _program(machine, {**_tabled(allowed, column, [_give(ALLOW)]), **_conditional(column)}, _REFUSED)
 
 
-def build_zygote(machine: str, *, private_files: bool) -> bytes:
-    """The zygote's filter, which its children inherit: what they may do, and what the zygote needs besides."""
+def build_zygote(machine: str, *, private_files: bool, truncation: bool = True) -> bytes:
+    """The zygote's filter, which its children inherit: what they may do, and what the zygote needs besides.
+
+    Args:
+        machine: `os.uname().machine`.
+        private_files: no file of the machine's is in sight that could be written.
+        truncation: opening a file may empty it; if not, `O_TRUNC` is refused.
+    """
     column = MACHINES[machine][1]
     allowed = [ALWAYS, *([PRIVATE_FILES] if private_files else []), ZYGOTE]
     verdicts = {**_tabled(allowed, column, [_give(ALLOW)]), **_conditional(column)}
     verdicts.update({numbers[column]: [_give(ALLOW)] for numbers in (CLONE, PRCTL, PRLIMIT)})
+    if not truncation:
+        verdicts.update(_without_truncation(column))
     return _program(machine, verdicts, _REFUSED)
 
 
@@ -139,6 +148,16 @@ def _conditional(column: int) -> dict[int, list[Instruction]]:
         IOCTL[column]: _one_of(1, TERMINAL_QUESTIONS, ERRNO | errno.ENOTTY),
         PRCTL[column]: _one_of(0, (PR_SET_NAME, PR_GET_NAME), ERRNO | errno.EPERM),
         PRLIMIT[column]: _asks_own_limits(_REFUSED),
+    }
+
+
+def _without_truncation(column: int) -> dict[int, list[Instruction]]:
+    """The calls that open a file, refused where they would empty it."""
+    places = ((OPEN[column], 1), (OPENAT[column], 2))
+    return {
+        number: [_load(ARGUMENTS + 8 * argument), (JSET, 0, 1, os.O_TRUNC), *_REFUSED, _give(ALLOW)]
+        for number, argument in places
+        if number is not None
     }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import array
 import collections
+import contextlib
 import gc
 import json
 import os
@@ -30,6 +31,7 @@ from typing import Any
 from quadriga.codegen.sandbox import (
     checker,
     confinement,
+    landlock,
     namespaces,
     placement,
     sample,
@@ -64,7 +66,9 @@ class Zygote:
         self._placement = placement.Placement()
         self._filters: dict[bool, seccomp.Filter] = {}
         if settings["tier"] != "none" and machine in seccomp.MACHINES:
-            seccomp.Filter(seccomp.build_zygote(machine, private_files=settings["tier"] == "namespaces")).install()
+            inside = settings["tier"] == "namespaces"
+            truncation = inside or settings["landlock"] >= landlock.TRUNCATE_VERSION
+            seccomp.Filter(seccomp.build_zygote(machine, private_files=inside, truncation=truncation)).install()
             for trusted in (False, True):
                 self._filters[trusted] = seccomp.Filter(seccomp.build_rest(machine, checker=trusted))
         self._untouched = self._scratch_state()
@@ -105,21 +109,38 @@ class Zygote:
                 self._be_sample(theirs.fileno(), descriptors[0], job)
             self._placement.release([0])
             theirs.close()
-            with ours:
-                kind, detail = self._wait(helper, ours, began + job["wall_s"], [child, *beside])
-                by_itself, status, usage = self._end(child, wait=kind == "gone")
+            try:
+                kind, detail, usage = self._follow(job, helper, ours, began, [child, *beside])
+            except Exception as error:  # the sample ran: were it left without a verdict, no estimate would count it
+                with contextlib.suppress(OSError):
+                    self._end(child, wait=False)
+                self._drop(job["problem"])
+                return "crashed", f"ended in an unforeseen way: {type(error).__name__}", began, None
             if kind != "checker died":
                 break
             self._drop(job["problem"])
             if attempt == 2:
                 kind, detail = "crashed", "the tests' own process died on what the solution returned"
+        return kind, detail, began, usage
+
+    def _follow(
+        self, job: Mapping[str, Any], helper: socket.socket | None, ours: socket.socket, began: float, run: list[int]
+    ) -> tuple[str, str | memoryview, Any]:
+        """Verdict, detail and usage of a sample, and its end; or `checker died` as the verdict.
+
+        `run` are its process and, in `split` mode, its checker's.
+        """
+        detail: str | memoryview
+        with ours:
+            kind, detail = self._wait(helper, ours, began + job["wall_s"], run)
+            by_itself, status, usage = self._end(run[0], wait=kind == "gone")
         if kind == "gone":
             gone = "closed its channel before its tests had ended"
             kind, detail = explain_end(status, usage, job["cpu_s"]) if by_itself else ("crashed", gone)
         if kind == "timeout" and not detail:
             self._drop(job["problem"])
             detail = f"more than {job['wall_s']:g} s"
-        return kind, detail, began, usage
+        return kind, detail, usage
 
     def _wait(
         self, helper: socket.socket | None, ours: socket.socket, deadline: float, processes: list[int]
@@ -261,6 +282,8 @@ class Zygote:
             "a file in /dev/shm": lambda: open(f"/dev/shm/quadriga-{os.getpid()}", "x").close(),
             "a file in /": lambda: open("/quadriga-probe", "x").close(),
             "a mount": lambda: system.mount("tmpfs", "/", "tmpfs"),
+            "emptying a file": lambda: _empty_a_file(os.O_RDONLY),
+            "emptying a file that is not read": lambda: _empty_a_file(os.O_ACCMODE),
         }
         read, write = os.pipe()
         child = os.fork()
@@ -286,6 +309,14 @@ class Zygote:
         return "" if said == "contained" else said or "the probe's process died"
 
 
+def _empty_a_file(access: int) -> None:
+    """Does so to one of the library's that holds nothing, opened for `access` and never for writing."""
+    path = os.path.join(os.path.dirname(os.__file__), "urllib", "__init__.py")
+    if os.stat(path).st_size:
+        raise FileNotFoundError(path)
+    os.close(os.open(path, access | os.O_TRUNC))
+
+
 def _keep(descriptor: int) -> int:
     """Gives a descriptor the number `CHANNEL`."""
     if descriptor != CHANNEL:
@@ -302,7 +333,15 @@ def explain_end(status: int, usage: Any, cpu_s: float) -> tuple[str, str]:
         return "timeout", f"more than {cpu_s:g} s of CPU time"
     if number == signal.SIGKILL:
         return "oom", "killed by the system, which was out of memory"
-    return "crashed", f"ended by {signal.Signals(number).name}"
+    return "crashed", f"ended by {signal_name(number)}"
+
+
+def signal_name(number: int) -> str:
+    """`SIGSEGV`; `signal 40` for one of the real-time signals, most of which have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def start(control: socket.socket, settings: dict[str, Any]) -> None:
@@ -323,7 +362,7 @@ def start(control: socket.socket, settings: dict[str, Any]) -> None:
             ruler = confinement.enter_namespaces(control, found, settings)
         elif settings["user"] is not None and os.geteuid() == 0:
             namespaces.become(settings["user"])
-        version = confinement.give_up_rights(found, settings)
+        settings["landlock"] = confinement.give_up_rights(found, settings)
         zygote = Zygote(control, settings, ruler)
         worked = "" if settings["tier"] == "none" else zygote.probe()
         if worked:
@@ -335,7 +374,7 @@ def start(control: socket.socket, settings: dict[str, Any]) -> None:
         "tier": settings["tier"],
         "python": ".".join(map(str, sys.version_info[:3])),
         "library": found.standard,
-        "landlock": version,
+        "landlock": settings["landlock"],
         "seccomp": bool(zygote._filters),
         "user": os.geteuid() if settings["tier"] != "namespaces" else settings.get("outer_user"),
     }

@@ -30,6 +30,13 @@ with Sandbox(Limits(wall_s=20), tier=sys.argv[1]) as sandbox:
     kinds = [sandbox.run(problem, code).kind for problem in known.values() for code in (problem.canonical, "")]
     print(json.dumps([sandbox.isolation.user, kinds]))
 """
+NAMELESS = """    import ctypes, os, struct, time
+    create, start = {"x86_64": (222, 223), "aarch64": (107, 110)}[os.uname().machine]
+    timer = ctypes.c_int()
+    ctypes.CDLL(None).syscall(create, 1, struct.pack("PiiI", 0, 40, 0, 0).ljust(64, b"\\0"), ctypes.byref(timer))
+    ctypes.CDLL(None).syscall(start, timer, 0, struct.pack("qqqq", 0, 0, 0, 1000000), None)
+    time.sleep(600)
+"""
 
 
 @pytest.mark.parametrize(
@@ -44,6 +51,7 @@ with Sandbox(Limits(wall_s=20), tier=sys.argv[1]) as sandbox:
         ("    return bytearray(1 << 40)\n", "oom", "MemoryError"),
         ("    import os\n    os._exit(3)\n", "crashed", "exited with code 3 before its tests had ended"),
         ("    import ctypes\n    ctypes.string_at(0)\n", "crashed", "ended by SIGSEGV"),
+        (NAMELESS, "crashed", "ended by signal 40"),
         ("    return 'x' * (5 << 20)\n", "failed", "the answer has 5,242,892 bytes where 4,194,304 are allowed"),
         ("    return 1\n\ndel double\n", "failed", "NameError: name 'double' is not defined"),
     ],

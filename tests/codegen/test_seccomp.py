@@ -1,6 +1,7 @@
 """The filter says about every system call what its tables say; run here by an interpreter of BPF."""
 
 import errno
+import os
 import re
 import struct
 from pathlib import Path
@@ -87,6 +88,20 @@ def test_metadata_of_files_cannot_be_changed_where_the_machine_s_files_are_in_si
     program = seccomp.build(machine, private_files=False)
     for name in ("fchmod", "fchmodat", "utimensat", "truncate", "unlinkat"):
         assert verdict(program, seccomp.PRIVATE_FILES[name][column], architecture=architecture) == REFUSED
+
+
+def test_no_file_can_be_emptied_by_opening_it_where_landlock_does_not_see_that(machine):
+    architecture, column = seccomp.MACHINES[machine]
+    for truncation in (False, True):
+        program = seccomp.build_zygote(machine, private_files=False, truncation=truncation)
+        for numbers, place in ((seccomp.OPEN, 1), (seccomp.OPENAT, 2)):
+            for flags in (os.O_RDONLY, os.O_ACCMODE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC):
+                if numbers[column] is not None:
+                    said = [
+                        verdict(program, numbers[column], *[0] * place, each, architecture=architecture)
+                        for each in (flags, flags | os.O_TRUNC)
+                    ]
+                    assert said == [seccomp.ALLOW, seccomp.ALLOW if truncation else REFUSED]
 
 
 @pytest.mark.parametrize(("machine_name", "header"), HEADERS.items())
