@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 
+from quadriga.codegen.source_lines import source_lines
+
 HEAD = '\n\n# What the function above does:\n"""'
 TAIL = '"""\n'
 
@@ -44,7 +46,7 @@ def split(source: str, name: str) -> tuple[str, str]:
             docstring = ast.get_docstring(node, clean=False)
             if docstring is None:
                 return "", source
-            lines = source.splitlines(keepends=True)
+            lines = source_lines(source)
             first = node.body[0]
             assert first.end_lineno is not None
             if first.lineno == node.lineno or (
@@ -74,7 +76,7 @@ def replaced(prompt: str, name: str, docstring: str) -> str:
     node = next((each for each in ast.parse(whole).body if getattr(each, "name", None) == name), None)
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         raise KeyError(name)
-    lines = whole.splitlines(keepends=True)[: node.body[0].lineno - 1]
+    lines = source_lines(whole)[: node.body[0].lineno - 1]
     indented = "\n".join(f"    {line}" if line.strip() else "" for line in clean(docstring).splitlines())
     made = "".join(lines) + f'    """\n{indented}\n    """\n'
     ast.parse(made + "    pass\n")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from quadriga.codegen import docstrings
 from quadriga.codegen.filters import parse
 from quadriga.codegen.self_contained import StandardImports
+from quadriga.codegen.source_lines import source_lines
 
 MOST_CHARACTERS = 4000
 LEAST_DOCSTRING = 12
@@ -46,7 +47,7 @@ def functions(text: str, tree: ast.Module) -> Iterator[Function]:
         text: of the file.
         tree: of the same text.
     """
-    lines = text.splitlines(keepends=True)
+    lines = source_lines(text)
     imports = StandardImports(tree)
     for owner, node in _definitions(tree, ""):
         first = node.body[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import builtins
+import io
 import os
 import random
 import socket
@@ -122,7 +123,7 @@ class Tests:
 
     def __init__(self, problem: Mapping[str, Any]) -> None:
         self.names: list[str] = problem["names"]
-        self._lines: list[str] = problem["tests"].splitlines()
+        self._lines = list(io.StringIO(problem["tests"], newline=None))  # as the compiler numbers them
         try:
             self._setup = [self._compile_setup(problem["prompt"]), compile(problem["setup"], "<setup>", "exec")]
             self._tests = compile(problem["tests"], FILE, "exec")

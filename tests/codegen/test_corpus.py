@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quadriga.codegen import corpus, near_duplicates
+from quadriga.codegen import corpus, docstrings, near_duplicates
 from quadriga.codegen.filters import Contamination, Filters, exact_key, parse, why_not
 from quadriga.codegen.functions import functions
 from quadriga.codegen.source_files import licence, packages, read
@@ -228,6 +228,17 @@ def test_functions_of_the_standard_library_are_python_when_put_together():
         for each in found:
             assert parse(each.prompt + each.body) is not None
             assert each.docstring.split()[0] in each.prompt
+
+
+@pytest.mark.parametrize("separator", ["\x0c", "\x0b", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\r"])
+def test_what_ends_a_line_for_str_and_not_for_python_moves_no_text(separator):
+    head = f"# one{separator}# two\n" + ("\x0c\n" if separator == "\x0c" else "")
+    text = f'{head}def f(a):\n    """Adds one{separator} to it."""\n    b = a + 1\n    return b\n'
+    (found,) = functions(text, parse(text))
+    assert found.prompt.startswith('def f(a):\n    """Adds one') and found.prompt.endswith(' to it."""\n')
+    assert found.body == "    b = a + 1\n    return b\n"
+    _, bare = docstrings.split(text, "f")
+    assert bare == head.replace("\r", "\n") + "def f(a):\n    b = a + 1\n    return b\n"
 
 
 def test_the_licence_is_the_package_s(sources):

@@ -61,6 +61,11 @@ def test_verdict_and_reason(sandbox, doubling, code, kind, detail):
     assert (verdict.kind, verdict.detail) == (kind, detail)
 
 
+def test_the_line_of_a_bare_assertion_is_the_compiler_s(sandbox, doubling):
+    problem = dataclasses.replace(doubling, tests=f"#\x0c#\x0c#\n{doubling.tests}")
+    assert sandbox.run(problem, "    return 0\n").detail == "AssertionError: assert candidate(2) == 4"
+
+
 def test_a_whole_program_needs_no_prompt(sandbox, doubling):
     assert sandbox.run(doubling, "def double(x):\n    return x + x\n", whole=True).passed
     assert not sandbox.run(doubling, "def double(x):\n    return x + x\n").passed
