@@ -32,8 +32,24 @@ IN_FLIGHT = 2
 class SandboxWorker:
     """A sandbox as a Ray actor (`ray.remote(SandboxWorker)`)."""
 
-    def __init__(self, limits: Limits, mode: Mode, tier: Tier | None, unsafe: bool) -> None:
-        self._sandbox = Sandbox(limits, mode, tier=tier, unsafe=unsafe)
+    def __init__(
+        self, limits: Limits, mode: Mode, tier: Tier | None, unsafe: bool, like: Isolation | None = None
+    ) -> None:
+        """Starts the sandbox.
+
+        Args:
+            limits: of a sample.
+            mode: where tests run.
+            tier: insists on one.
+            unsafe: accepts no isolation.
+            like: of the workers that this one joins.
+
+        Raises:
+            UserError: no isolation works here, or only another one than theirs.
+        """
+        self._sandbox = Sandbox(limits, mode, tier=like.tier if like else tier, unsafe=unsafe)
+        if like is not None:
+            require_same([like, self._sandbox.isolation])
         self._mode = mode
         self._judged = Counter("quadriga_samples_judged_total", METRICS["samples_judged_total"], ("verdict",))
 
@@ -113,11 +129,11 @@ class RayPool:
         except RayError as error:
             self.close()
             raise UserError(f"a sandbox on the cluster did not start: {cause_of(error)}") from error
-        kinds = {(report.tier, report.python) for report in reports}
-        if len(kinds) > 1:
+        try:
+            require_same(reports)
+        except UserError:
             self.close()
-            shown = "; ".join(f"{tier}, Python {python}" for tier, python in sorted(kinds))
-            raise UserError(f"the cluster's machines isolate differently ({shown}): verdicts would not be comparable")
+            raise
         self.isolation = reports[0]
 
     def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[int, Verdict]]:
@@ -137,7 +153,9 @@ class RayPool:
             place, batch = flying.pop(reference)
             try:
                 done = ray.get(reference)
-            except (RayActorError, ObjectLostError):
+            except (RayActorError, ObjectLostError) as error:
+                if getattr(error, "actor_init_failed", False):
+                    raise UserError(f"a sandbox on the cluster did not start again: {cause_of(error)}") from error
                 lost = [batch, *(other for at, other in flying.values() if at == place)]
                 flying = {ref: entry for ref, entry in flying.items() if entry[0] != place}
                 logger.warning(
@@ -145,7 +163,7 @@ class RayPool:
                     place,
                     sum(len(part.jobs) for part in lost),
                 )
-                self.actors[place], load[place] = self._start(), 0
+                self.actors[place], load[place] = self._start(self.isolation), 0
                 for part in lost:
                     yield from self._give_up(part, again)
                 continue
@@ -158,8 +176,8 @@ class RayPool:
         for actor in self.actors:
             ray.kill(actor)
 
-    def _start(self) -> Any:
-        return self._remote.remote(*self._options)
+    def _start(self, like: Isolation | None = None) -> Any:
+        return self._remote.remote(*self._options, like)
 
     @staticmethod
     def _give_up(batch: Batch, again: list[Batch]) -> Iterator[tuple[int, Verdict]]:
@@ -171,6 +189,18 @@ class RayPool:
         else:
             for job in batch.jobs:
                 yield job.token, Verdict("infrastructure_error", "its worker died each time")
+
+
+def require_same(found: Sequence[Isolation]) -> None:
+    """Verdicts under different tiers or Pythons do not go into one file.
+
+    Raises:
+        UserError: these would be.
+    """
+    kinds = {(each.tier, each.python) for each in found}
+    if len(kinds) > 1:
+        shown = "; ".join(f"{tier}, Python {python}" for tier, python in sorted(kinds))
+        raise UserError(f"the cluster's machines isolate differently ({shown}): verdicts would not be comparable")
 
 
 def _draw(agenda: Agenda) -> Batch:

@@ -1,5 +1,6 @@
 """Sandboxes as Ray actors: the same verdicts, and no sample lost or counted twice when one is killed."""
 
+import dataclasses
 import os
 import signal
 from collections import Counter
@@ -64,6 +65,21 @@ def test_workers_killed_in_the_middle_of_two_thousand_samples_lose_and_double_no
             killed += 1
     assert (killed, wrong) == (4, [])
     assert times == Counter(range(2000))
+
+
+def test_a_worker_in_the_place_of_another_isolates_as_it_did_or_judges_nothing(pool, doubling):
+    import ray
+
+    found = pool.isolation
+    pool.isolation = dataclasses.replace(found, python="3.0.0")  # what the machine of the killed one would have said
+    judged = {}
+    with pytest.raises(UserError, match=rf"did not start again: .*Python 3\.0\.0; {found.tier}, Python {found.python}"):
+        for token, verdict in pool.run(jobs(doubling, 400)):
+            if not judged:
+                for actor in pool.actors:
+                    os.kill(ray.get(actor.process.remote()), signal.SIGKILL)
+            judged[token] = verdict
+    assert 0 < len(judged) < 400
 
 
 def test_a_worker_that_cannot_isolate_says_so(ray_session):
