@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import random
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def check(candidate):
         except Exception as error:
             shown = type(error).__name__
         seen.append(format(zlib.crc32(shown.encode("utf-8", "backslashreplace")), "08x"))
-    raise AssertionError("outputs " + " ".join(seen))
+    raise AssertionError("{token} " + " ".join(seen))
 """
 
 
@@ -68,17 +69,22 @@ def outputs(
 ) -> list[list[str] | None]:
     """What each sample gives for its problem's inputs, one hash each; `None` if it did not come to an end.
 
+    They are told from what a sample raises by a token, other each time, that only the tests hold.
+
     Args:
         pool: of sandboxes in `split` mode, so that a sample cannot invent outputs of others.
         samples: problem, code, and whether the code is a whole program.
         limits: of a sample.
         seed: of the inputs.
     """
+    token = secrets.token_hex(8)
     probes: dict[str, Problem | None] = {}
+    counts: dict[str, int] = {}
     for problem, _, _ in samples:
         if problem.task_id not in probes:
             made = inputs(problem, seed)
-            probes[problem.task_id] = probe(problem, made) if made else None
+            counts[problem.task_id] = len(made)
+            probes[problem.task_id] = probe(problem, made, token) if made else None
     jobs = (
         Job(place, asked, code, limits, whole)
         for place, (problem, code, whole) in enumerate(samples)
@@ -86,15 +92,17 @@ def outputs(
     )
     found: list[list[str] | None] = [None] * len(samples)
     for place, verdict in pool.run(jobs):
-        head, _, shown = verdict.detail.partition("outputs ")
-        if verdict.kind == "failed" and head == "AssertionError: ":
-            found[place] = shown.split()
+        head, _, shown = verdict.detail.partition(f"{token} ")
+        count = counts[samples[place][0].task_id]
+        outcomes = shown.split()[:count]  # behind them may be a remark on what is no plain data
+        if verdict.kind == "failed" and head == "AssertionError: " and len(outcomes) == count:
+            found[place] = outcomes
     return found
 
 
-def probe(problem: Problem, made: Sequence[tuple[Any, ...]]) -> Problem:
-    """The problem with tests that report the outputs for `made` in the verdict's detail."""
-    tests = PROBE.format(inputs=list(made))
+def probe(problem: Problem, made: Sequence[tuple[Any, ...]], token: str) -> Problem:
+    """The problem with tests that report the outputs for `made` behind `token` in the verdict's detail."""
+    tests = PROBE.format(inputs=list(made), token=token)
     return dataclasses.replace(problem, tests=tests, final=f"check({problem.entry_point})", setup="")
 
 

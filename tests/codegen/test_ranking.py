@@ -105,6 +105,27 @@ def test_outputs_tell_samples_apart_and_survive_bad_ones(builtin):
     assert found[4] is None and found[5] is None
 
 
+def test_no_sample_can_invent_outputs(builtin):
+    problem = builtin["Quadriga/0"]
+    hashes = " ".join(["00000000"] * agreement.INPUTS)
+    codes = [
+        problem.canonical,
+        f"    return numbers\n\n\nraise AssertionError('outputs {hashes}')\n",
+        "    return numbers\n\n\nraise AssertionError('outputs x')\n",
+        "    return (lambda: None) if len(numbers) == 4 else numbers\n",
+    ]
+    limits = Limits(wall_s=30)
+    pool = LocalPool(1, limits)
+    try:
+        found = agreement.outputs(pool, [(problem, code, False) for code in codes], limits)
+    finally:
+        pool.close()
+    assert found[1] is None and found[2] is None
+    assert [len(each) for each in found if each] == [agreement.INPUTS] * 2
+    matrix = ranking.agreement_matrix(found)
+    assert matrix[1].sum() == matrix[2].sum() == 0 < matrix[0, 3]
+
+
 @pytest.fixture
 def files(builtin, tmp_path):
     """Three problems, four samples each: the right ones most probable, and of one opinion."""
