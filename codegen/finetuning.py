@@ -2,7 +2,8 @@
 
 A step is  loss = sum over target tokens of -log p / number of target tokens of the whole batch,
 its gradient added over micro-batches and workers, clipped, and AdamW. All that is random is the order
-of the rows, which is a function of seed and step: weights, moments and the step are the whole state.
+of the rows, which is a function of seed and step: weights, moments and the step are the whole state. So the
+model stays in evaluation mode, which drops nothing out.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Worker:
         self.data = training_data.load(experiment.data, models.read_tokenizer(models.find(experiment.model.name)))
         self._student = Student(experiment, self._device)
         self._causal, self._named = self._student.causal, self._student.named
-        self._causal.train()
+        self._causal.eval()
         self._optimizer = _adamw(self._named, experiment.optimizer)
         self._full = any(getattr(self._causal.config, name, None) for name in SCALED)
         precision = experiment.compute.precision or ("bfloat16" if self._device.type == "cuda" else "float32")
@@ -158,21 +159,24 @@ class Worker:
     def validate(self, most: int = VALIDATION_ROWS) -> list[float]:
         """Mean loss of each of the first `most` validation rows; all processes compute the same."""
         rows = self.data.validation.rows
-        self._causal.eval()
         found = []
         for n in range(min(most, len(rows.ids))):
             one = rows.take(np.array([n]))
             targets = int((one.labels[:, 1:] != IGNORED).sum())
             if targets:
                 found.append(float(self._loss(one)) / targets)
-        self._causal.train()
         return found
 
     def state(self) -> dict[str, Any]:
         """Everything that a bit-identical continuation needs, on the CPU."""
+        optimizer = self._optimizer.state_dict()
+        moments = {
+            number: {name: value.cpu() if torch.is_tensor(value) else value for name, value in each.items()}
+            for number, each in optimizer["state"].items()
+        }
         return {
             "weights": {name: each.detach().cpu() for name, each in self._named.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": {**optimizer, "state": moments},
             "done": self.done,
         }
 

@@ -100,6 +100,39 @@ def test_resume_is_bit_identical(folder, learned, tmp_path, rank):
     assert rows[-1]["optimizer_steps"] == 6
 
 
+def test_resume_is_bit_identical_for_a_model_with_dropout(learned, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = small_language_models.tokenizer()
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "bos_token_id": 0, "eos_token_id": 0}
+    dropout = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+    model = tmp_path / "model"
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape, **dropout)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    whole, first, second = (FineTuner(experiment(model, learned)) for _ in range(3))
+    losses = [whole.train_iteration()["train_loss"] for _ in range(3)]
+    assert first.train_iteration()["train_loss"] == losses[0]
+    first.save(tmp_path)
+    second.restore(tmp_path)
+    assert [second.train_iteration()["train_loss"] for _ in range(2)] == losses[1:]
+    ours, theirs = (each._team.state()["weights"] for each in (whole, second))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.gpu
+def test_the_state_of_a_run_on_a_gpu_is_in_the_memory_of_the_machine(folder, learned):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    worker = finetuning.Worker(experiment(folder, learned, compute={"device": "cuda"}))
+    worker.train(1)
+    state = worker.state()
+    tensors = [*state["weights"].values()]
+    tensors += [each for moments in state["optimizer"]["state"].values() for each in moments.values()]
+    assert {each.device.type for each in tensors} == {"cpu"}
+    worker.load(state)
+    worker.train(1)
+
+
 def test_a_run_is_trained_resumed_exported_and_sampled_from_the_command_line(folder, learned, tmp_path, capsys):
     runs, out = tmp_path / "runs", tmp_path / "exported"
     common = ["--runs-dir", str(runs)]
