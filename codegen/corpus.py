@@ -35,7 +35,7 @@ from quadriga.platform.errors import UserError, one_line
 SETTINGS, REPORT, PARTS = "corpus.json", "report.json", "parts"
 FILES, FUNCTIONS = "files.parquet", "functions.parquet"
 UNREADABLE = "unreadable"
-REASONS = {**rules.REASONS, UNREADABLE: "the archive is damaged"}
+REASONS = {**rules.REASONS, UNREADABLE: "a damaged or encrypted archive, or a file without the right to read it"}
 PART = pa.schema(
     [
         ("path", pa.string()),
@@ -59,7 +59,7 @@ class Settings:
     Attributes:
         sources: folders, wheels, sdists.
         filters: of single files.
-        licences: parts of the names that are allowed, e.g. `("MIT", "BSD", "Apache")`; empty allows all.
+        licences: words of the names that are allowed, e.g. `("MIT", "BSD", "Apache")`; empty allows all.
         near: similarity from which files are near duplicates; above 1: never.
         against: problem sets that the corpus must not hold.
     """
@@ -73,6 +73,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 < self.near <= 2:
             raise UserError(f"near: expected a similarity above 0, got {self.near!r}")
+        if not all(self.licences):
+            raise UserError(f"licences: expected names such as MIT,BSD,Apache, got {','.join(self.licences)!r}")
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -164,7 +166,8 @@ class PartWriter:
         said = UNREADABLE
         try:
             said = licence(package)
-            rows = [_row(file, said, self._settings, self._contamination) for file in read(package)]
+            files = read(package, self._settings.filters.max_bytes)
+            rows = [_row(file, said, self._settings, self._contamination) for file in files]
         except UserError:
             rows = [dict.fromkeys(PART.names) | {"path": "", "licence": said, "bytes": 0, "reason": UNREADABLE}]
         target = Path(self._folder) / _part_name(package.name)
@@ -183,8 +186,7 @@ def _evaluated(settings: Settings) -> list[Problem]:
 def _row(file: SourceFile, said: str, settings: Settings, contamination: Contamination) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(PART.names) | {"path": file.path, "licence": said, "bytes": len(file.data)}
     reason, text = rules.why_not(file.data, settings.filters)
-    allowed = not settings.licences or any(name.lower() in said.lower() for name in settings.licences)
-    if reason is None and not allowed:
+    if reason is None and settings.licences and not any(rules.names_licence(said, name) for name in settings.licences):
         reason = "licence"
     if reason is None and contamination.found(text):
         reason = "contaminated"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import re
+import tokenize
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ GENERATED = re.compile(
 )
 HEAD_LINES = 10
 WORDS = re.compile(r"\w+")
+MEANINGLESS = {tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER}
+LAYOUT = {tokenize.NEWLINE: "\n", tokenize.INDENT: "\n>", tokenize.DEDENT: "\n<"}
 SPAN = 13
 """Words in a row that a file must not share with the text of a problem."""
 
@@ -106,10 +110,26 @@ def parse(text: str) -> ast.Module | None:
         return None
 
 
+def names_licence(said: str, name: str) -> bool:
+    """Whether a package's licence is the one that is asked for: `said` has `name` as a word, a version behind it or not.
+
+    So GPL is in GPLv3 and not in AGPL, and MIT not in Limited.
+    """
+    return re.search(rf"(?<![^\W_]){re.escape(name)}(?=v?\d|[\W_]|$)", said, re.IGNORECASE) is not None
+
+
 def normal_form(text: str) -> str:
-    """The tokens that carry meaning: equal for files that differ in comments and white space only."""
-    without = "\n".join(line.split("#", 1)[0] for line in text.splitlines())
-    return " ".join(without.split())
+    """The tokens that carry meaning: equal for texts that differ in comments and white space only.
+
+    Args:
+        text: a program, or the body of a function with its indentation; what is neither is taken as it is, but for
+            white space.
+    """
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return " ".join(text.split())
+    return " ".join(LAYOUT.get(each.type, each.string) for each in tokens if each.type not in MEANINGLESS)
 
 
 def exact_key(text: str) -> str:

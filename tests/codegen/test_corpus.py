@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -10,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ordinary_user import run_as_ordinary_user
 
 from quadriga.codegen import corpus, docstrings, near_duplicates
-from quadriga.codegen.filters import Contamination, Filters, exact_key, parse, why_not
+from quadriga.codegen.filters import Contamination, Filters, exact_key, names_licence, parse, why_not
 from quadriga.codegen.functions import functions
 from quadriga.codegen.source_files import licence, packages, read
 from quadriga.platform.cli import run
@@ -153,6 +155,8 @@ def test_what_is_wrong_is_said(sources, tmp_path):
         corpus.build(corpus.Settings((str(tmp_path / "bare"),)), tmp_path / "c")
     out = tmp_path / "corpus"
     corpus.build(corpus.Settings(sources), out)
+    with pytest.raises(UserError, match="licences: expected names such as MIT,BSD,Apache, got 'MIT,'"):
+        corpus.Settings(sources, licences=("MIT", ""))
     with pytest.raises(UserError, match=r"holds a corpus with near = 0\.85, now it is 0\.5"):
         corpus.build(corpus.Settings(sources, near=0.5), out)
     part = next((out / corpus.PARTS).glob("*.parquet"))
@@ -173,6 +177,96 @@ def test_an_empty_corpus_and_a_damaged_archive_are_said(tmp_path):
         corpus.build(corpus.Settings((str(bad),)), tmp_path / "c")
     with pytest.raises(UserError, match="cannot be read"):
         list(read(packages([bad])[0]))
+
+
+def zipped(path, name, text):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, text)
+    return bytearray(path.read_bytes())
+
+
+def test_what_is_damaged_or_encrypted_costs_its_own_package_only(tmp_path):
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    damaged = zipped(folder / "damaged.whl", "a.py", GOOD)
+    damaged[30 + len("a.py")] = 0xFF  # no such kind of block
+    (folder / "damaged.whl").write_bytes(damaged)
+    encrypted = zipped(folder / "encrypted.zip", "a.py", GOOD)
+    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[encrypted.find(signature) + place] |= 1
+    (folder / "encrypted.zip").write_bytes(encrypted)
+    text = "".join(f"value_{random.Random(n).random()} = {n}\n" for n in range(10_000)).encode()
+    with tarfile.open(folder / "torn.tar.xz", "w:xz") as tar:
+        info = tarfile.TarInfo("a.py")
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text))
+    torn = bytearray((folder / "torn.tar.xz").read_bytes())
+    middle = len(torn) // 2
+    torn[middle : middle + 100] = bytes(100)
+    (folder / "torn.tar.xz").write_bytes(torn)
+    (folder / "good.py").write_text(GOOD)
+    report = corpus.build(corpus.Settings((str(folder),)), tmp_path / "c")
+    assert report.files == 1 and dict(report.dropped) == {"unreadable": 3}
+
+
+def test_what_one_may_not_read_is_said():
+    script = (
+        "import shutil, tempfile\n"
+        "from pathlib import Path\n"
+        "from quadriga.codegen.source_files import packages, read\n"
+        "from quadriga.platform.errors import UserError\n"
+        "folder = Path(tempfile.mkdtemp())\n"
+        "for name in ('a.py', 'b/c.py'):\n"
+        "    (folder / name).parent.mkdir(exist_ok=True)\n"
+        "    (folder / name).write_text('x = 1\\n')\n"
+        "(folder / 'a.py').chmod(0)\n"
+        "(folder / 'b/c.py').chmod(0)\n"
+        "for package in packages([folder]):\n"
+        "    try:\n"
+        "        print(list(read(package)))\n"
+        "    except UserError as error:\n"
+        "        print(error)\n"
+        "shutil.rmtree(folder)\n"
+    )
+    done = run_as_ordinary_user(script)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 2 and all("cannot be read: [Errno 13] Permission denied" in line for line in said)
+
+
+def test_a_file_is_read_as_far_as_max_bytes(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    text = "".join(f"value_{n} = {n}\n" for n in range(70_000))
+    assert len(text) > 1 << 20
+    (folder / "long.py").write_text(text)
+    for most, kept in ((len(text), [text]), (len(text) - 1, None)):
+        settings = corpus.Settings((str(folder),), Filters(max_bytes=most), against=())
+        out = tmp_path / str(most)
+        if kept is None:
+            with pytest.raises(UserError, match="too-large 1"):
+                corpus.build(settings, out)
+        else:
+            corpus.build(settings, out)
+            assert corpus.table(out / corpus.FILES, ["text"]).column("text").to_pylist() == kept
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "named"),
+    [
+        ("MIT License", "mit", True),
+        ("BSD-3-Clause, MIT", "MIT", True),
+        ("Limited Use", "MIT", False),
+        ("AGPL-3.0", "GPL", False),
+        ("LGPLv3", "GPL", False),
+        ("GPLv3+", "GPL", True),
+        ("Apache2", "Apache", True),
+        ("Apache Software License", "apache", True),
+        ("Permitted", "MIT", False),
+    ],
+)
+def test_licences_are_named_by_whole_words(said, name, named):
+    assert names_licence(said, name) is named
 
 
 @pytest.mark.parametrize(
@@ -202,6 +296,11 @@ def test_solutions_are_found_under_other_words(builtin):
 
 def test_exact_duplicates_differ_in_white_space_and_comments_only():
     assert exact_key("x = 1\n") == exact_key("x  =  1  # one\n\n") != exact_key("x = 2\n")
+    assert exact_key("    return '#fff'\n") != exact_key("    return '#000'\n")
+    assert exact_key("    return 'a  b'\n") != exact_key("    return 'a b'\n")
+    assert exact_key("    if a:\n        b()\n    c()\n") != exact_key("    if a:\n        b()\n        c()\n")
+    assert exact_key("    if a:\n        b(1, 2)\n") == exact_key("  if a:  # one\n   b(1,\n2)\n\n")
+    assert exact_key("f(") == exact_key(" f( \n")
 
 
 @given(st.integers(0, 60), st.integers(0, 10**6))
