@@ -68,11 +68,12 @@ class Setup:
         """Estimates before anything is loaded.
 
         Raises:
-            UserError: it does not fit, here, `workers` times.
+            UserError: it does not fit, here: into a GPU once, for each actor has its own, else `workers` times.
         """
         device = choose_device(self.device)
         found = needs(self.source, read_config(self.source), choose_dtype(self.dtype, device), self.capacity)
-        require_memory(self.source.name, found.total(self.slots), device, max(1, self.workers))
+        copies = 1 if device.type == "cuda" else max(1, self.workers)
+        require_memory(self.source.name, found.total(self.slots), device, copies)
 
 
 class LocalEngine:
@@ -273,8 +274,13 @@ class Engines:
         self._loaded: Loaded | None = None
         self._shared: RayEngine | VllmEngine | None = None
 
-    def engine(self, decoding: Decoding, capacity: int) -> Engine:
+    def engine(self, decoding: Decoding, capacity: int, *, elsewhere: bool = False) -> Engine:
         """One for `decoding` and sequences of `capacity` tokens.
+
+        Args:
+            decoding: how tokens are chosen.
+            capacity: of the longest prompt with its sample.
+            elsewhere: Ray's actors may be on other machines, each of which looks at its own memory.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -284,7 +290,8 @@ class Engines:
             self._shared = self._shared or VllmEngine(setup)
         elif setup.workers:
             if self._shared is None:
-                setup.require_memory()
+                if not elsewhere:
+                    setup.require_memory()
                 self._shared = RayEngine(setup)
         else:
             self._loaded = self._loaded or setup.load()

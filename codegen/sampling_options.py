@@ -100,13 +100,14 @@ class SamplingOptions:
         from quadriga.codegen import sampling
 
         def engine() -> Engine:
+            elsewhere = False
             if self.samplers:
                 from quadriga.platform.runtime import ensure_ray
 
-                ensure_ray(self.address, num_cpus=self.samplers)
+                elsewhere = not ensure_ray(self.address, num_cpus=self.samplers).started
             elif self.address is not None:
                 raise UserError("--address: a cluster needs --samplers, the number of actors on it")
-            return engines.engine(work.settings.decoding, work.capacity)
+            return engines.engine(work.settings.decoding, work.capacity, elsewhere=elsewhere)
 
         return sampling.sample(work, engine, out, _progress(work, quiet=quiet))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import small_language_models
+import torch
 
 from quadriga.codegen import engines, models, sampling
 from quadriga.codegen.decoding import Decoding
@@ -141,6 +142,28 @@ def test_samples_do_not_depend_on_the_number_of_workers_and_survive_a_killed_one
         engine.close()
     assert killed and made.samples == 20
     assert _texts(spread) == _texts(here)
+
+
+def test_samplers_on_gpus_need_room_for_one_model_each(folder, monkeypatch):
+    source = models.find(str(folder))
+    setup = engines.Setup(source, "float32", slots=4, capacity=64, workers=3)
+    needed = models.needs(source, models.read_config(source), torch.float32, 64).total(4)
+    monkeypatch.setattr(models, "free_memory", lambda device: 2 * needed)
+    with pytest.raises(UserError, match="does not fit: it needs 3 copies"):
+        setup.require_memory()
+    monkeypatch.setattr(engines, "choose_device", lambda name: torch.device("cuda"))
+    setup.require_memory()
+
+
+def test_samplers_of_a_cluster_look_at_their_own_machine(folder, monkeypatch, ray_session):
+    made = engines.Engines(engines.Setup(models.find(str(folder)), slots=2, workers=1))
+    monkeypatch.setattr(models, "free_memory", lambda device: 0)  # of this one
+    with pytest.raises(UserError, match="does not fit"):
+        made.engine(DECODING, 64)
+    try:
+        assert len(made.engine(DECODING, 64, elsewhere=True).actors) == 1
+    finally:
+        made.close()
 
 
 def test_vllm_that_is_not_installed_is_a_clear_error(folder):
