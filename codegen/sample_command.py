@@ -122,8 +122,8 @@ def evaluate(
         return
     rows = []
     for point in points:
-        values = [point.pass_at_k[each] for each in kept if each in point.pass_at_k]
-        shown = [f"{each.estimate:.4f} [{each.low:.4f}, {each.high:.4f}]" for each in values]
+        values = [point.pass_at_k.get(each) for each in kept]
+        shown = [f"{each.estimate:.4f} [{each.low:.4f}, {each.high:.4f}]" if each else "" for each in values]
         rows.append((f"{point.temperature:g}", *shown))
     print_table(("temperature", *(f"pass@{each}" for each in kept)), rows)
     for each, point in sweep.best(points).items():
@@ -154,4 +154,6 @@ def _judge(work: Plan, path: Path, kept: list[int], timeout: float, workers: int
         pool.close()
     if summary.verdicts["infrastructure_error"]:
         warn(f"{summary.verdicts['infrastructure_error']:,} samples of {path.name} were not judged; see {path.parent}")
+    if missing := [k for k in kept if k not in summary.pass_at_k]:
+        warn(f"k = {', '.join(map(str, missing))} left out: more than the judged samples of some problem in {path.name}")
     return sweep.Point(work.settings.decoding.temperature, summary.pass_at_k, summary.samples)

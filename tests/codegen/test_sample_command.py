@@ -76,6 +76,29 @@ def test_evaluate_sweeps_temperatures_and_draws_them(folder, problems, tmp_path,
     assert (out / "T0.2.jsonl").read_bytes() == made
 
 
+def test_samples_that_were_not_judged_leave_a_gap_in_the_table_and_are_said(folder, problems, tmp_path, capsys):
+    out = tmp_path / "evaluation"
+    words = ["evaluate", "--model", folder, "--problems", problems, "-n", 2, "--max-new-tokens", 4, "-o", out]
+    words += ["--k", "1,2", "--timeout", 30, "--temperatures", "0.2,0.8"]
+    assert quadriga(*words) == 0
+    results = out / "T0.8.results.jsonl"
+    first, *others = [json.loads(line) for line in results.read_text().splitlines()]
+    lost = {**first, "verdict": "infrastructure_error", "passed": False}
+    results.write_text("".join(json.dumps(row) + "\n" for row in [lost, *others]))
+    capsys.readouterr()
+    assert quadriga(*words) == 0
+    streams = capsys.readouterr()
+    assert "k = 2 left out: more than the judged samples of some problem in T0.8.jsonl" in streams.err
+    lines = streams.out.splitlines()
+    assert lines[0].split() == ["temperature", "pass@1", "pass@2"]
+    assert [line.count("[") for line in lines[1:3]] == [2, 1]
+    samples = out / "T0.8.jsonl"
+    assert quadriga("execute", samples, "--problems", problems, "--k", "1,2", "--timeout", 30) == 0
+    streams = capsys.readouterr()
+    assert "k = 2 left out: more than the judged samples of some problem" in streams.err
+    assert "pass@1" in streams.out and "pass@2" not in streams.out
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
