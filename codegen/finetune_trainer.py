@@ -6,6 +6,7 @@ step together, so each holds the same weights, and the first one saves.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from quadriga.codegen.experiment import CodeExperiment
 from quadriga.codegen.finetuning import Steps, Worker, require_memory
 from quadriga.platform.errors import TrainingStopped, UserError, one_line
+
+logger = logging.getLogger("quadriga")
 
 CHECKPOINT = "training.pt"
 JOIN_TIMEOUT_S = 300.0
@@ -30,6 +33,10 @@ class FineTuner:
         self.experiment = experiment
         self._team: Here | Actors = Actors(experiment) if experiment.compute.workers else Here(experiment)
         self.done = self._tokens = 0
+        left_out, examples = self._team.left_out()
+        if left_out:
+            longer = f"longer than data.length = {experiment.data.length}"
+            logger.warning(f"{left_out:,} of {examples:,} examples are {longer} and left out")
 
     def train_iteration(self) -> dict[str, float]:
         """Optimizer steps to the next multiple of `report_every`, or to the end.
@@ -99,7 +106,7 @@ class Here:
     def __init__(self, experiment: CodeExperiment) -> None:
         self._worker = Worker(experiment)
         self.train, self.validate = self._worker.train, self._worker.validate
-        self.state, self.load = self._worker.state, self._worker.load
+        self.state, self.load, self.left_out = self._worker.state, self._worker.load, self._worker.left_out
 
     def stop(self) -> None:
         """Nothing is left running."""
@@ -153,6 +160,10 @@ class FinetuneWorker:
         """See `Worker`."""
         return self._worker.validate()
 
+    def left_out(self) -> tuple[int, int]:
+        """See `Worker`."""
+        return self._worker.left_out()
+
     def state(self) -> dict[str, Any]:
         """See `Worker`."""
         return self._worker.state()
@@ -190,6 +201,11 @@ class Actors:
     def validate(self) -> list[float]:
         """By the first."""
         found: list[float] = self._get(self._actors[0].validate.remote())
+        return found
+
+    def left_out(self) -> tuple[int, int]:
+        """Of the first."""
+        found: tuple[int, int] = self._get(self._actors[0].left_out.remote())
         return found
 
     def state(self) -> dict[str, Any]:

@@ -167,6 +167,10 @@ class Worker:
                 found.append(float(self._loss(one)) / targets)
         return found
 
+    def left_out(self) -> tuple[int, int]:
+        """How many examples are longer than `data.length`, and of how many."""
+        return self.data.left_out
+
     def state(self) -> dict[str, Any]:
         """Everything that a bit-identical continuation needs, on the CPU."""
         optimizer = self._optimizer.state_dict()

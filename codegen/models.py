@@ -196,6 +196,17 @@ def require_end_token(tokenizer: Any, name: str) -> None:
         )
 
 
+def prompt_ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of a text that another one follows, the same for training, sampling and scoring.
+
+    They begin with the begin token where the tokenizer sets one, and never end with an end token.
+    """
+    plain, shown = (list(tokenizer("a", add_special_tokens=each).input_ids) for each in (False, True))
+    begun = [tokenizer.bos_token_id, *plain]
+    head = [tokenizer.bos_token_id] if shown[: len(begun)] == begun else []
+    return [*head, *tokenizer(text, add_special_tokens=False).input_ids]
+
+
 def needs(source: Source, config: Any, dtype: torch.dtype, capacity: int) -> Needs:
     """What the model will take, from its shape alone: nothing is loaded.
 

@@ -10,15 +10,17 @@ file is put into the order of problems and samples, which no longer depends on h
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from quadriga.codegen.decoding import Decoding, Finished, Request
 from quadriga.codegen.json_lines import GrowingFile
+from quadriga.codegen.models import prompt_ids
 from quadriga.codegen.nucleus import uniforms
 from quadriga.codegen.problems import Problem, parse_object
 from quadriga.codegen.prompts import completion, completion_prompt
@@ -118,7 +120,7 @@ def plan(problems: Mapping[str, Problem], tokenizer: Any, samples: int, settings
         raise UserError(f"--samples: expected 1 or more, got {samples}")
     prompts = {}
     for task_id, problem in problems.items():
-        ids = tuple(tokenizer(completion_prompt(problem)).input_ids)
+        ids = tuple(prompt_ids(tokenizer, completion_prompt(problem)))
         if not ids:
             raise UserError(f"problem {task_id!r} has no prompt that a model could continue")
         if len(ids) + settings.decoding.max_new_tokens > context:
@@ -148,7 +150,7 @@ def sample(
         progress: is told what there is.
 
     Raises:
-        UserError: `out` holds samples of other settings, or is damaged, or cannot be written.
+        UserError: `out` holds samples of other settings or prompts, or is damaged, or cannot be written.
     """
     done = prepare(out, work)
     made = Made(len(done), len(done))
@@ -160,7 +162,7 @@ def sample(
         try:
             for finished in engine().run(_requests(work, left)):
                 task, number = left[finished.token]
-                file.append([row(work.problems[task], number, finished)])
+                file.append([row(work, task, number, finished)])
                 made.samples += 1
                 made.tokens += finished.tokens
                 progress(made)
@@ -170,16 +172,22 @@ def sample(
     return made
 
 
-def row(problem: Problem, number: int, finished: Finished) -> dict[str, Any]:
+def row(work: Plan, task: str, number: int, finished: Finished) -> dict[str, Any]:
     """A line of the file."""
     return {
-        "task_id": problem.task_id,
+        "task_id": task,
         "sample": number,
-        "completion": completion(problem, finished.text),
+        "completion": completion(work.problems[task], finished.text),
         "tokens": finished.tokens,
         "logprob": finished.logprob,
         "end": finished.end,
+        "prompt": digest(work.prompts[task]),
     }
+
+
+def digest(prompt: Sequence[int]) -> str:
+    """Names a prompt by its tokens, and so the text and the tokenizer that it comes from."""
+    return hashlib.blake2b(" ".join(map(str, prompt)).encode("ascii"), digest_size=8).hexdigest()
 
 
 def _requests(work: Plan, left: list[tuple[str, int]]) -> Iterator[Request]:
@@ -192,7 +200,7 @@ def prepare(out: Path, work: Plan) -> set[tuple[str, int]]:
     """Writes the settings beside `out`, or compares them with those that are there; the samples that `out` holds.
 
     Raises:
-        UserError: it holds samples of other settings or problems, one twice, or cannot be written.
+        UserError: it holds samples of other settings, problems or prompts, one twice, or cannot be written.
     """
     beside, wanted = settings_path(out), work.settings.as_json()
     try:
@@ -207,6 +215,7 @@ def prepare(out: Path, work: Plan) -> set[tuple[str, int]]:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
     GrowingFile(out).close()  # a line that was cut off is taken away
     done: set[tuple[str, int]] = set()
+    digests = {task: digest(prompt) for task, prompt in work.prompts.items()}
     with out.open("rb") as file:
         for number, line in enumerate(file, 1):
             where = f"{out}, line {number}"
@@ -216,6 +225,11 @@ def prepare(out: Path, work: Plan) -> set[tuple[str, int]]:
                 raise UserError(f"{where}: no sample of ours; give another --out")
             if task_id not in work.problems:
                 raise UserError(f"{where}: task_id {task_id!r} is not among the problems; give another --out")
+            if found.get("prompt", digests[task_id]) != digests[task_id]:  # files of old do not say
+                raise UserError(
+                    f"{where}: made from another prompt of {task_id!r}, or by another tokenizer; "
+                    "give another --out to keep both"
+                )
             if (task_id, sample) in done:
                 raise UserError(f"{where}: sample {sample} of {task_id} for the second time")
             done.add((task_id, sample))

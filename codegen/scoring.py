@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from quadriga.codegen.models import prompt_ids
 from quadriga.platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def logprobs(
     """
     encoded = []
     for before, scored in pairs:
-        head, tail = (list(loaded.tokenizer(text, add_special_tokens=False).input_ids) for text in (before, scored))
+        head = prompt_ids(loaded.tokenizer, before)
+        tail = list(loaded.tokenizer(scored, add_special_tokens=False).input_ids)
         if not head or not tail:
             raise UserError("nothing can be scored behind an empty text, nor an empty text behind another")
         if len(tail) >= loaded.context:

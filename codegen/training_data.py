@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from quadriga.codegen import corpus, docstrings, judged_samples
 from quadriga.codegen.doctest_problems import whole_prompt
 from quadriga.codegen.experiment import DataSettings
+from quadriga.codegen.models import prompt_ids
 from quadriga.codegen.packing import Example, Packed, chunks, pack
 from quadriga.codegen.problems import problems
 from quadriga.codegen.prompts import completion_prompt
@@ -31,6 +32,12 @@ class Data(NamedTuple):
 
     train: Packed
     validation: Packed
+
+    @property
+    def left_out(self) -> tuple[int, int]:
+        """How many examples were longer than a row, and of how many."""
+        left_out = self.train.left_out + self.validation.left_out
+        return left_out, left_out + self.train.examples + self.validation.examples
 
 
 def source(settings: DataSettings) -> tuple[Path, list[str]]:
@@ -131,8 +138,11 @@ def load(settings: DataSettings, tokenizer: Any) -> Data:
     for number, document in enumerate(documents(settings)):
         if settings.limit is not None and number >= settings.limit:
             break
-        prompt = tokenizer(document.prompt, add_special_tokens=False).input_ids if document.prompt else []
-        target = [*tokenizer(document.target, add_special_tokens=False).input_ids, end]
+        if document.prompt:
+            prompt = prompt_ids(tokenizer, document.prompt)
+            target = [*tokenizer(document.target, add_special_tokens=False).input_ids, end]
+        else:
+            prompt, target = [], [*prompt_ids(tokenizer, document.target), end]
         examples = [Example(prompt, target)] if prompt else list(chunks(target, settings.length))
         (validation if for_validation(document, settings.validation_share) else train).extend(examples)
     found = Data(*(pack(part, settings.length, end) for part in (train, validation)))

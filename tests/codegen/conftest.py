@@ -1,6 +1,8 @@
 """Sandboxes for the tests: one a tier, skipped with the reason where a tier is not to be had."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -38,6 +40,22 @@ def doubling() -> Problem:
         "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(5) == 10\n",
         "check(double)",
     )
+
+
+@pytest.fixture
+def special_tokens() -> Callable[[Any, str], Any]:
+    """A tokenizer with a begin token `<s>`, which puts special tokens around a text `$A` by a template."""
+
+    def made(tokenizer: Any, template: str) -> Any:
+        from tokenizers.processors import TemplateProcessing
+
+        found = copy.deepcopy(tokenizer)
+        found.add_special_tokens({"bos_token": "<s>"})
+        known = [(token, found.convert_tokens_to_ids(token)) for token in ("<s>", "<|end|>")]
+        found.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=known)
+        return found
+
+    return made
 
 
 @pytest.fixture

@@ -133,6 +133,18 @@ def test_the_state_of_a_run_on_a_gpu_is_in_the_memory_of_the_machine(folder, lea
     worker.train(1)
 
 
+def test_examples_that_are_longer_than_a_row_are_counted_at_the_start(folder, tmp_path, caplog):
+    source = tmp_path / "source"
+    source.mkdir()
+    lines = "".join(f"    total = total + {n}\n" for n in range(60))
+    long = f'\ndef long(total):\n    """Adds many numbers to one."""\n{lines}    return total\n'
+    (source / "a.py").write_text("import os\n" + "".join(SOURCE.format(n=n) for n in range(4)) + long)
+    corpus.build(corpus.Settings((str(source),), against=()), tmp_path / "corpus")
+    with caplog.at_level("WARNING", "quadriga"):
+        FineTuner(experiment(folder, tmp_path / "corpus", data={"validation_share": 0.0}))
+    assert caplog.messages == ["1 of 5 examples are longer than data.length = 128 and left out"]
+
+
 def test_a_run_is_trained_resumed_exported_and_sampled_from_the_command_line(folder, learned, tmp_path, capsys):
     runs, out = tmp_path / "runs", tmp_path / "exported"
     common = ["--runs-dir", str(runs)]

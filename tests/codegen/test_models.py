@@ -69,6 +69,16 @@ def test_a_model_that_is_not_there_is_named(name, complaint):
         models.find(name)
 
 
+def test_prompts_begin_as_the_tokenizer_says_and_never_end(special_tokens):
+    made = small_language_models.tokenizer()
+    plain = made("x = 1", add_special_tokens=False).input_ids
+    assert models.prompt_ids(made, "x = 1") == plain
+    for template, head in (("<s> $A <|end|>", True), ("<s> $A", True), ("$A <|end|>", False)):
+        special = special_tokens(made, template)
+        assert len(special("x = 1").input_ids) > len(plain)
+        assert models.prompt_ids(special, "x = 1") == ([special.bos_token_id, *plain] if head else plain)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no config.json"):
         models.find(str(tmp_path))

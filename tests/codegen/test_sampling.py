@@ -9,8 +9,10 @@ import pytest
 import small_language_models
 import torch
 
-from quadriga.codegen import engines, models, sampling
+from quadriga.codegen import engines, models, sampling, scoring, training_data
 from quadriga.codegen.decoding import Decoding
+from quadriga.codegen.experiment import DataSettings
+from quadriga.codegen.packing import IGNORED
 from quadriga.codegen.prompts import completion, completion_prompt, cut, stop_sequences
 from quadriga.codegen.samples import count_samples
 from quadriga.platform.errors import UserError
@@ -88,6 +90,22 @@ def test_more_samples_can_be_added(work, loaded, folder, tmp_path):
     assert _texts(grown) == _texts(whole)
 
 
+def test_samples_of_another_prompt_are_refused_and_problems_can_be_added(work, loaded, folder, tmp_path):
+    out, one = tmp_path / "s.jsonl", "Quadriga/1"
+    few = {task: work.problems[task] for task in ("Quadriga/0", one)}
+    sampling.sample(replace(work, problems=few), local(loaded, folder, work), out)
+    assert sampling.sample(work, local(loaded, folder, work), out).resumed == 8
+    changed = replace(work, prompts={**work.prompts, one: (*work.prompts[one], 5)})
+    before = out.read_bytes()
+    with pytest.raises(UserError, match=r"line 5: made from another prompt of 'Quadriga/1', or by another tokenizer"):
+        sampling.sample(changed, local(loaded, folder, work), out)
+    assert out.read_bytes() == before
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    old = [{name: value for name, value in row.items() if name != "prompt"} for row in rows]  # as they were once
+    out.write_text("".join(json.dumps(row) + "\n" for row in old[:6]))
+    assert sampling.sample(work, local(loaded, folder, work), out).resumed == 6
+
+
 def test_samples_of_other_settings_are_refused(work, loaded, folder, tmp_path):
     out = tmp_path / "s.jsonl"
     sampling.sample(work, local(loaded, folder, work), out)
@@ -142,6 +160,27 @@ def test_samples_do_not_depend_on_the_number_of_workers_and_survive_a_killed_one
         engine.close()
     assert killed and made.samples == 20
     assert _texts(spread) == _texts(here)
+
+
+def test_prompts_are_the_same_for_sampling_training_and_scoring(builtin, work, special_tokens, tmp_path):
+    made = special_tokens(small_language_models.tokenizer(), "<s> $A <|end|>")
+    problem = builtin["Quadriga/0"]
+    (sampled,) = sampling.plan({"Quadriga/0": problem}, made, 1, work.settings, 10_000).prompts.values()
+    assert sampled[0] == made.bos_token_id and made.eos_token_id not in sampled
+    row = {"task_id": "A/0", "prompt": problem.prompt, "entry_point": problem.entry_point, "test": "def check(f): 0"}
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({**row, "canonical_solution": problem.canonical}) + "\n")
+    data = {"form": "solutions", "problems": str(path), "validation_share": 0, "length": 1024}
+    rows = training_data.load(DataSettings(**data), made).train.rows
+    assert rows.ids[0, : len(sampled)].tolist() == list(sampled)
+    assert (rows.labels[0, : len(sampled)] == IGNORED).all() and (rows.ids == made.eos_token_id).any()
+    model = small_language_models.model(len(made))
+    (score,) = scoring.logprobs(models.Loaded(model, made, model.device, 512), [(completion_prompt(problem), " x")])
+    tail = made(" x", add_special_tokens=False).input_ids
+    with torch.no_grad():
+        logits = model(torch.tensor([[*sampled, *tail]])).logits[0].log_softmax(-1)
+    places = range(len(sampled) - 1, len(sampled) + len(tail) - 1)
+    assert score == pytest.approx(sum(float(logits[p, t]) for p, t in zip(places, tail, strict=True)), abs=1e-3)
 
 
 def test_samplers_on_gpus_need_room_for_one_model_each(folder, monkeypatch):
