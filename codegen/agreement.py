@@ -16,6 +16,7 @@ from typing import Any
 
 from quadriga.codegen.pool import Pool
 from quadriga.codegen.problems import Problem
+from quadriga.codegen.prompts import nothing
 from quadriga.codegen.sandbox.limits import Limits
 from quadriga.codegen.sandbox.supervisor import Job
 
@@ -132,7 +133,7 @@ def _examples(problem: Problem) -> Iterator[tuple[Any, ...]]:
 def _annotations(problem: Problem) -> list[str] | None:
     """The annotated types of the function's arguments, `""` for one without; `None` if there is no signature."""
     try:
-        tree = ast.parse(problem.prompt.rstrip() + "\n    pass\n")
+        tree = ast.parse(problem.prompt.rstrip() + nothing(problem.prompt))
     except SyntaxError:
         return None
     for node in ast.walk(tree):

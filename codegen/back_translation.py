@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from quadriga.codegen import docstrings
 from quadriga.codegen.json_lines import GrowingFile
 from quadriga.codegen.problems import Problem, parse_object
+from quadriga.codegen.prompts import nothing
 from quadriga.codegen.samples import Sample
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ LOWEST = float("-inf")
 def pair(problem: Problem, sample: Sample) -> tuple[str, str] | None:
     """The sample's function without its docstring as a prompt, and the docstring; `None` if it is not Python."""
     try:
-        asked, _ = docstrings.split(problem.prompt + "    pass\n", problem.entry_point)
+        asked, _ = docstrings.split(problem.prompt + nothing(problem.prompt), problem.entry_point)
         _, code = docstrings.split(problem.program(sample.code, whole=sample.whole), problem.entry_point)
     except (SyntaxError, KeyError, ValueError, RecursionError, MemoryError):
         return None

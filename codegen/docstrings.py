@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 
+from quadriga.codegen.prompts import indentation, nothing
 from quadriga.codegen.source_lines import source_lines
 
 HEAD = '\n\n# What the function above does:\n"""'
@@ -72,12 +73,12 @@ def replaced(prompt: str, name: str, docstring: str) -> str:
         SyntaxError: the prompt is not Python, or with the new docstring it is not.
         KeyError: there is no such function.
     """
-    whole = prompt.rstrip("\n") + "\n    pass\n"
+    space, whole = indentation(prompt), prompt.rstrip("\n") + nothing(prompt)
     node = next((each for each in ast.parse(whole).body if getattr(each, "name", None) == name), None)
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         raise KeyError(name)
     lines = source_lines(whole)[: node.body[0].lineno - 1]
-    indented = "\n".join(f"    {line}" if line.strip() else "" for line in clean(docstring).splitlines())
-    made = "".join(lines) + f'    """\n{indented}\n    """\n'
-    ast.parse(made + "    pass\n")
+    indented = "\n".join(f"{space}{line}" if line.strip() else "" for line in clean(docstring).splitlines())
+    made = "".join(lines) + f'{space}"""\n{indented}\n{space}"""\n'
+    ast.parse(made + nothing(made))
     return made

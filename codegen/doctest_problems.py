@@ -13,12 +13,12 @@ from typing import Any
 
 from quadriga.codegen.pool import Pool
 from quadriga.codegen.problems import Problem, parse_problem
+from quadriga.codegen.prompts import nothing
 from quadriga.codegen.sandbox.limits import Limits
 from quadriga.codegen.sandbox.supervisor import Job
 from quadriga.codegen.self_contained import BUILTINS, free_names
 
 CANDIDATE = "candidate"
-NOTHING = "\n    pass\n"
 RUNS = 2
 
 
@@ -77,7 +77,7 @@ def verified(rows: Iterable[dict[str, Any]], pool: Pool, limits: Limits) -> Iter
 def _runs(parsed: list[Problem]) -> Iterator[tuple[Problem, str]]:
     for problem in parsed:
         yield from [(problem, problem.canonical)] * RUNS
-        yield problem, NOTHING
+        yield problem, nothing(problem.prompt)
 
 
 def _tests(docstring: str, name: str) -> Iterator[str]:

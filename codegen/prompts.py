@@ -7,12 +7,16 @@ another definition or statement at the top level, `"\\nclass"`, `"\\ndef"`, `"\\
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 
+from quadriga.codegen.filters import parse
 from quadriga.codegen.problems import Problem
+from quadriga.codegen.source_lines import source_lines
 from quadriga.platform.errors import UserError
 
 PAPER_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+USUAL_INDENTATION = "    "
 
 
 def stop_sequences(text: str | None) -> tuple[str, ...]:
@@ -41,6 +45,26 @@ def completion_prompt(problem: Problem) -> str:
 def completion(problem: Problem, generated: str) -> str:
     """What stands behind the whole prompt, from what the model wrote behind `completion_prompt`."""
     return generated.removeprefix(problem.prompt[len(completion_prompt(problem)) :])
+
+
+def indentation(prompt: str) -> str:
+    """The white space before the statements of the function that a prompt ends with.
+
+    That before its docstring; four spaces if it has none, for then nothing shows it.
+    """
+    tree = parse(prompt)
+    if tree is None or not tree.body:
+        return USUAL_INDENTATION
+    last = tree.body[-1]
+    while isinstance(last, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        last = last.body[-1]
+    before = source_lines(prompt)[last.lineno - 1][: last.col_offset]
+    return before if before.isspace() else USUAL_INDENTATION
+
+
+def nothing(prompt: str) -> str:
+    """A completion of a prompt's function that does nothing."""
+    return f"\n{indentation(prompt)}pass\n"
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -4,7 +4,8 @@ import pytest
 import small_language_models
 import torch
 
-from quadriga.codegen import back_translation, docstrings, engines, models, scoring
+from quadriga.codegen import agreement, back_translation, docstrings, engines, models, prompts, scoring
+from quadriga.codegen.problems import Problem
 from quadriga.codegen.samples import Sample
 from quadriga.platform.errors import UserError
 
@@ -41,6 +42,35 @@ def test_a_docstring_is_taken_out_of_its_function():
     assert docstrings.split("def f(x):\n    return x\n", "f") == ("", "def f(x):\n    return x\n")
     with pytest.raises(KeyError):
         docstrings.split(source, "g")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "space"),
+    [
+        ('def f(x):\n    """Twice."""\n', "    "),
+        ('import os\n\n\ndef f(x):\n  """Twice\n  it."""\n', "  "),
+        ('def f(x):\n\t"""Twice."""\n', "\t"),
+        ('class A:\n   def f(x):\n     """Twice."""\n', "     "),
+        ('def f(x): """Twice."""\n', "    "),
+        ("def f(x):\n", "    "),
+        ("x = 1\n", "    "),
+        ("", "    "),
+    ],
+)
+def test_a_prompt_s_body_is_indented_as_its_docstring(prompt, space):
+    assert prompts.indentation(prompt) == space
+
+
+@pytest.mark.parametrize("space", ["  ", "\t"])
+def test_prompts_of_any_indentation_are_understood(space):
+    prompt = f'def f(x: int):\n{space}"""Twice what it is given."""\n'
+    problem = Problem("A/0", prompt, "f", f"{space}return 2 * x\n", "", "")
+    found = back_translation.pair(problem, Sample(0, "A/0", problem.canonical, False, {}))
+    assert found == (f"def f(x: int):\n{space}return 2 * x{docstrings.HEAD}", f"Twice what it is given.{docstrings.TAIL}")
+    assert len(agreement.inputs(problem)) > 2
+    made = docstrings.replaced(prompt, "f", "Doubles it.")
+    assert made == f'def f(x: int):\n{space}"""\n{space}Doubles it.\n{space}"""\n'
+    compile(made + problem.canonical, "f", "exec")
 
 
 def test_each_score_is_computed_once_and_what_is_not_python_is_last(loaded, doubling, builtin, tmp_path):

@@ -8,7 +8,9 @@ from quadriga.codegen import corpus, doctest_problems, training_data
 from quadriga.codegen.experiment import CodeExperiment
 from quadriga.codegen.filters import parse
 from quadriga.codegen.functions import functions
+from quadriga.codegen.pool import LocalPool
 from quadriga.codegen.problems import problems
+from quadriga.codegen.sandbox.limits import Limits
 from quadriga.codegen.self_contained import StandardImports
 from quadriga.platform.cli import run
 
@@ -130,6 +132,21 @@ def test_examples_that_hold_become_problems(learned, tmp_path, capsys):
     assert not document.prompt.endswith("\n")
     settings = CodeExperiment(preset="codex-s", steps=1, data={**data, "min_body_lines": 3}).data
     assert not list(training_data.documents(settings))
+
+
+@pytest.mark.parametrize("space", ["  ", "    ", "\t"])
+def test_a_problem_that_a_function_that_does_nothing_solves_is_left_out_whatever_its_indentation(space):
+    prompt = f'def f(n):\n{space}"""Gives nothing.\n\n{space}>>> f(1) is None\n{space}True\n{space}"""\n'
+    row = {"task_id": "A/0", "prompt": prompt, "entry_point": "f", "canonical_solution": f"{space}return None\n"}
+    useful = {**row, "task_id": "A/1", "canonical_solution": f"{space}return n\n"}
+    tests = [{"test": f"def check(f):\n    assert f(1) {wanted}\n"} for wanted in ("is None", "== 1")]
+    limits = Limits(wall_s=30)
+    pool = LocalPool(1, limits)
+    try:
+        kept = list(doctest_problems.verified([row | tests[0], useful | tests[1]], pool, limits))
+    finally:
+        pool.close()
+    assert [each["task_id"] for each in kept] == ["A/1"]
 
 
 def test_functions_can_be_chosen_by_what_they_need_and_by_their_length(learned):
