@@ -6,12 +6,14 @@ nothing of what the frames mean.
 
 A value keeps its type: list, tuple, set, frozenset, dict with keys of any kind, bytes, bytearray,
 complex, range, int of any size, float with NaN and the infinities. Subclasses (a named tuple, a
-`Counter`, an `IntEnum`) arrive as the plain value that they hold, iterators as iterators over what
-they yield, dict views as views. Everything else arrives as `Opaque`, which equals nothing.
+`Counter`, an `IntEnum`) arrive as the plain value that they hold, dict views as views, generators
+and the iterators of builtins and of `itertools` as iterators over what they yield, but for `count`,
+`cycle` and `repeat`, which have no end. Everything else arrives as `Opaque`, which equals nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import struct
@@ -23,9 +25,14 @@ DEPTH = 100
 SMALL = 1 << 62
 HEADER = struct.Struct("<I")
 READ = 1 << 16
+FOREVER = (itertools.count, itertools.cycle, itertools.repeat)
 ITERATORS: tuple[Any, ...] = (
-    *map(type, (iter([]), iter(()), iter(set()), iter({}), iter(""), iter(range(0)), reversed([]))),
+    *map(type, map(iter, ([], (), set(), "", "\xe9", b"", bytearray(), range(0), range(1 << 70)))),
+    *map(type, (iter({}), iter({}.values()), iter({}.items()), iter(memoryview(b"")), iter(int, 0))),
+    *map(type, map(reversed, ([], {}, {}.values(), {}.items()))),
+    *(kind for kind in vars(itertools).values() if hasattr(kind, "__next__") and kind not in FOREVER),
     types.GeneratorType,
+    reversed,
     map,
     filter,
     zip,

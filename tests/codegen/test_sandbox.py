@@ -130,6 +130,20 @@ def test_values_of_all_kinds_cross_both_ways(sandbox):
     assert sandbox.run(Problem("Test/3", "def echo(value):\n", "echo", "", "", final), "    return value\n").passed
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("    import itertools\n    return itertools.chain(reversed(x), itertools.accumulate(x))\n", "passed"),
+        ("    import itertools\n    return itertools.islice(itertools.cycle([2, 1, 1, 3]), 4)\n", "passed"),
+        ("    import itertools\n    return itertools.cycle([2, 1, 1, 3])\n", "failed"),
+    ],
+)
+def test_iterators_of_itertools_are_judged_by_what_they_yield(sandbox, code, kind):
+    final = "answer = f([1, 2])\nassert iter(answer) is answer and list(answer) == [2, 1, 1, 3]"
+    verdict = sandbox.run(Problem("Test/9", "def f(x):\n", "f", "", "", final), code)
+    assert verdict.kind == kind, verdict
+
+
 def test_solution_and_tests_have_the_same_chance_each_time(sandbox):
     final = "import random\nassert draw() == 0.8444218515250481\nassert random.random() == 0.8444218515250481"
     problem = Problem("Test/4", "def draw():\n", "draw", "", "", final)

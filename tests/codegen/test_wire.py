@@ -2,6 +2,7 @@
 
 import collections
 import enum
+import itertools
 import math
 import os
 
@@ -56,6 +57,50 @@ def test_iterators_stay_iterators_and_views_stay_views():
     assert there_and_back({1: 2}.keys()) == {1}
     assert there_and_back({1: [2]}.items()) == {1: [2]}.items()
     assert there_and_back(range(2, 9, 3)) == range(2, 9, 3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: iter("é"),
+        lambda: iter(b"ab"),
+        lambda: iter(range(1 << 70, (1 << 70) + 3)),
+        lambda: iter({1: 2}.items()),
+        lambda: reversed((1, 2)),
+        lambda: reversed("ab"),
+        lambda: reversed({1: 2}.values()),
+        lambda: iter([3, 2, 0].pop, 3),
+        lambda: itertools.chain([1], "a"),
+        lambda: itertools.chain.from_iterable([[1], [2]]),
+        lambda: itertools.islice(itertools.count(), 3),
+        lambda: itertools.accumulate([1, 2, 3]),
+        lambda: itertools.permutations("abc", 2),
+        lambda: itertools.combinations("abc", 2),
+        lambda: itertools.combinations_with_replacement("ab", 2),
+        lambda: itertools.product("ab", repeat=2),
+        lambda: itertools.zip_longest("ab", "c"),
+        lambda: itertools.compress("abc", [1, 0, 1]),
+        lambda: itertools.takewhile(bool, [1, 0, 1]),
+        lambda: itertools.dropwhile(bool, [1, 0, 1]),
+        lambda: itertools.filterfalse(bool, [1, 0]),
+        lambda: itertools.starmap(pow, [(2, 3)]),
+        lambda: itertools.pairwise("abc"),
+        lambda: itertools.tee([1, 2])[0],
+    ],
+)
+def test_the_iterators_of_builtins_and_of_itertools_arrive(make):
+    arrived = there_and_back(make())
+    assert iter(arrived) is arrived and list(arrived) == list(make())
+
+
+def test_groups_arrive_with_their_members():
+    arrived = there_and_back(itertools.groupby("aab"))
+    assert [(key, list(group)) for key, group in arrived] == [("a", ["a", "a"]), ("b", ["b"])]
+
+
+@pytest.mark.parametrize("endless", [itertools.count(), itertools.cycle("a"), itertools.repeat(1)])
+def test_iterators_without_an_end_are_no_data(endless):
+    assert type(there_and_back(endless)) is wire.Opaque
 
 
 def test_subclasses_arrive_as_what_they_hold_and_not_as_what_they_claim():
