@@ -22,9 +22,11 @@ class GrowingFile:
         """
         self.path = path
         try:
-            self._file = path.open("a+b")
+            self._file = path.open("a+b", buffering=0)  # what a full disk refused is not tried again when it closes
             end = self._file.seek(0, os.SEEK_END)
-            self._file.truncate(_last_line_end(self._file, end))
+            whole = _last_line_end(self._file, end)
+            if whole < end:
+                self._file.truncate(whole)
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -35,9 +37,10 @@ class GrowingFile:
             UserError: the disk is full or gone; what was there before still is.
         """
         data = "".join(json.dumps(row) + "\n" for row in rows).encode("ascii")
+        written = 0
         try:
-            self._file.write(data)
-            self._file.flush()
+            while written < len(data):
+                written += self._file.write(data[written:])
         except OSError as error:
             raise UserError(
                 f"{self.path}: cannot be written: {error.strerror}; what it holds stays, and the same command goes on"

@@ -107,23 +107,25 @@ def _files(folder: Path, part: Part) -> dict[str, list[Path]]:
 
 
 def _make_array(classes: dict[str, list[Path]], array: Path, index: Path) -> None:
-    """Decodes all images into one file; it appears when it is whole."""
+    """Decodes all images into one file; it appears when it is whole, and its index before it."""
     total = sum(map(len, classes.values()))
-    partial = array.with_name(f".{array.name}.{os.getpid()}.part")
+    partial, partial_index = (path.with_name(f".{path.name}.{os.getpid()}.part") for path in (array, index))
     try:
         pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(total, SIDE, SIDE, 3))
         for row, path in enumerate(path for paths in classes.values() for path in paths):
             pixels[row] = _pixels(path)
         pixels.flush()
-        partial.replace(array)
         sizes = {name: len(paths) for name, paths in classes.items()}
-        index.write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+        partial_index.write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+        partial_index.replace(index)
+        partial.replace(array)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"cannot write {array}: {one_line(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
+        partial_index.unlink(missing_ok=True)
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:

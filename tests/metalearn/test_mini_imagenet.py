@@ -100,6 +100,15 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_half_made_is_left(tmp
     assert list((tmp_path / "mini-imagenet").glob(".*")) == []
 
 
+def test_the_array_takes_its_name_after_its_index(tmp_path):
+    in_folders(tmp_path)
+    folder = tmp_path / "mini-imagenet"
+    (folder / "train84.json").mkdir()  # so that no index can be put there
+    with pytest.raises(UserError, match=r"cannot write .*train84\.npy"):
+        mini_imagenet.load(tmp_path, "train")
+    assert list(folder.glob("*.npy")) == [] and list(folder.glob(".*")) == []
+
+
 def test_more_ways_or_shots_than_there_are_is_refused(tmp_path):
     in_folders(tmp_path)
     base = {"preset": "reptile-mini-imagenet-5way-1shot"}
