@@ -111,7 +111,7 @@ def parse(text: str) -> ast.Module | None:
 
 
 def names_licence(said: str, name: str) -> bool:
-    """Whether a package's licence is the one that is asked for: `said` has `name` as a word, a version behind it or not.
+    """Whether what a package says of its licence has `name` as a word, with a version behind it or not.
 
     So GPL is in GPLv3 and not in AGPL, and MIT not in Limited.
     """

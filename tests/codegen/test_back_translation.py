@@ -66,7 +66,8 @@ def test_prompts_of_any_indentation_are_understood(space):
     prompt = f'def f(x: int):\n{space}"""Twice what it is given."""\n'
     problem = Problem("A/0", prompt, "f", f"{space}return 2 * x\n", "", "")
     found = back_translation.pair(problem, Sample(0, "A/0", problem.canonical, False, {}))
-    assert found == (f"def f(x: int):\n{space}return 2 * x{docstrings.HEAD}", f"Twice what it is given.{docstrings.TAIL}")
+    code = f"def f(x: int):\n{space}return 2 * x"
+    assert found == (code + docstrings.HEAD, "Twice what it is given." + docstrings.TAIL)
     assert len(agreement.inputs(problem)) > 2
     made = docstrings.replaced(prompt, "f", "Doubles it.")
     assert made == f'def f(x: int):\n{space}"""\n{space}Doubles it.\n{space}"""\n'
