@@ -47,15 +47,16 @@ class SandboxWorker:
         Raises:
             UserError: no isolation works here, or only another one than theirs.
         """
+        self._shown = f"sandbox worker, {mode}"
         self._sandbox = Sandbox(limits, mode, tier=like.tier if like else tier, unsafe=unsafe)
+        self._shown += f", {self._sandbox.isolation.tier}"
         if like is not None:
             require_same([like, self._sandbox.isolation])
-        self._mode = mode
         self._judged = Counter("quadriga_samples_judged_total", METRICS["samples_judged_total"], ("verdict",))
 
     def __repr__(self) -> str:
-        """What Ray's dashboard and logs call it."""
-        return f"sandbox worker, {self._mode}, {self._sandbox.isolation.tier}"
+        """What Ray's dashboard and logs call it; Ray asks when it could not start, too."""
+        return self._shown
 
     def isolation(self) -> Isolation:
         """How it keeps samples in."""
