@@ -29,7 +29,7 @@ FOREVER = (itertools.count, itertools.cycle, itertools.repeat)
 ITERATORS: tuple[Any, ...] = (
     *map(type, map(iter, ([], (), set(), "", "\xe9", b"", bytearray(), range(0), range(1 << 70)))),
     *map(type, (iter({}), iter({}.values()), iter({}.items()), iter(memoryview(b"")), iter(int, 0))),
-    *map(type, map(reversed, ([], {}, {}.values(), {}.items()))),
+    *map(type, (reversed([]), reversed({}), reversed({}.values()), reversed({}.items()))),
     *(kind for kind in vars(itertools).values() if hasattr(kind, "__next__") and kind not in FOREVER),
     types.GeneratorType,
     reversed,
