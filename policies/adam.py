@@ -27,6 +27,12 @@ class FlatAdam(torch.optim.Optimizer):
             "exp_avg_sq": torch.zeros_like(flat.vector.data),
         }
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues with the moments of a state; the learning rate, a setting, stays this optimizer's own."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            group.update({name: value for name, value in self.defaults.items() if name in group})
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         """One update from the gradient vector."""

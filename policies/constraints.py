@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from quadriga.platform.errors import UserError, one_line
+from quadriga.platform.errors import TrainingStopped, UserError, one_line
 from quadriga.platform.imports import load_object
 from quadriga.policies.controllers import (
     Controller,
@@ -43,6 +44,15 @@ class Constraint:
         window: int | None = None,
         cost_scale: CostScale | None = None,
     ) -> None:
+        """Nothing is measured yet.
+
+        Args:
+            controller: of the multiplier.
+            cost_limit: undiscounted cost of an episode; `None` without a constraint.
+            normalize: divide the objective by `1 + lambda`.
+            window: how many past episodes the cost is measured on; `None`: those of the iteration.
+            cost_scale: beta, if reward-scale invariance is on.
+        """
         self.controller, self.cost_limit, self.normalize = controller, cost_limit, normalize
         self.cost_scale = cost_scale
         self.window: deque[float] | None = None if window is None else deque(maxlen=window)
@@ -57,7 +67,7 @@ class Constraint:
         """The constraint of an experiment.
 
         Raises:
-            UserError: a controller of somebody's own cannot be made.
+            UserError: a controller of somebody's own cannot be made, or does not begin with a multiplier >= 0.
         """
         if isinstance(settings, NoConstraint):
             return cls(NoController())
@@ -111,7 +121,14 @@ class Constraint:
         self.controller.update(self.measured_cost)
 
     def objective(self) -> Objective:
-        """How to weigh the streams in the next update."""
+        """How to weigh the streams in the next update.
+
+        Raises:
+            TrainingStopped: the controller's multiplier is negative, or not finite.
+        """
+        wrong = _wrong_multiplier(self.controller)
+        if wrong is not None:
+            raise TrainingStopped(f"constraint: at a measured cost of {self.measured_cost:g}: {wrong}")
         return Objective(self.controller.multiplier, self.normalize, self.cost_scale, self._excess_cost())
 
     def _excess_cost(self) -> float | None:
@@ -143,14 +160,15 @@ class Constraint:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continues from `state`."""
+        """Continues from `state`; what is a setting stays this constraint's own."""
         self.controller.load(state["controller"])
         if self.window is not None:
+            self.window.clear()
             self.window.extend(state["window"] or ())
         self.measured_cost = state["measured_cost"]
         self.measured_length = state.get("measured_length", math.nan)
         if self.cost_scale is not None and state["cost_scale"] is not None:
-            self.cost_scale = state["cost_scale"]
+            self.cost_scale = replace(self.cost_scale, value=state["cost_scale"].value)
 
 
 def _custom(settings: CustomConstraintSettings) -> Controller:
@@ -163,4 +181,17 @@ def _custom(settings: CustomConstraintSettings) -> Controller:
     missing = [part for part in ("multiplier", "update", "terms", "state", "load") if not hasattr(controller, part)]
     if missing:
         raise UserError(f"constraint.factory {settings.factory!r}: what it makes has no {', '.join(missing)}")
+    wrong = _wrong_multiplier(controller)
+    if wrong is not None:
+        raise UserError(f"constraint.factory {settings.factory!r}: {wrong}")
     return controller
+
+
+def _wrong_multiplier(controller: Controller) -> str | None:
+    """What is wrong with a controller's multiplier, if anything."""
+    try:
+        if math.isfinite(controller.multiplier) and controller.multiplier >= 0:
+            return None
+    except TypeError:  # not a number
+        pass
+    return f"multiplier: expected a finite number of at least 0, got {controller.multiplier!r}"

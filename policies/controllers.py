@@ -61,6 +61,20 @@ class PIDController:
         integral_max: float = math.inf,
         multiplier_max: float = math.inf,
     ) -> None:
+        """No cost is measured yet.
+
+        Args:
+            cost_limit: d, undiscounted cost of an episode.
+            kp: K_P, multiplier a unit of cost, as are the next two.
+            ki: K_I.
+            kd: K_D.
+            p_smoothing: a of P's average, in [0, 1).
+            d_smoothing: a of D's average, in [0, 1).
+            delay: measurements that D looks back, at least 1.
+            initial: multiplier before the first measurement; the integral begins where `K_I I` is that.
+            integral_max: cap of the integral, in units of cost.
+            multiplier_max: cap of the multiplier.
+        """
         self.cost_limit, self.kp, self.ki, self.kd = cost_limit, kp, ki, kd
         self.p_smoothing, self.d_smoothing = p_smoothing, d_smoothing
         self.integral_max, self.multiplier_max = integral_max, multiplier_max
@@ -103,10 +117,12 @@ class PIDController:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continues from `state`."""
+        """Continues from `state`; gains, caps and delay stay this controller's own."""
         self.past_costs = deque(state["past_costs"], maxlen=self.past_costs.maxlen)
         for name in ("integral", "proportional", "smoothed_cost", "derivative", "multiplier"):
             setattr(self, name, float(state[name]))
+        self.integral = min(self.integral, self.integral_max)
+        self.multiplier = min(self.multiplier, self.multiplier_max)
 
 
 class LagrangianController:
@@ -152,8 +168,8 @@ class LagrangianController:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continues from `state`."""
-        self.multiplier = float(state["multiplier"])
+        """Continues from `state`; the cap stays this controller's own."""
+        self.multiplier = min(float(state["multiplier"]), self.multiplier_max)
         self.first_moment, self.second_moment = float(state["first_moment"]), float(state["second_moment"])
         self.updates = int(state["updates"])
 

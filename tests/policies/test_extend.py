@@ -66,6 +66,10 @@ def test_the_page_s_rule_and_constraint_train_together_and_resume_to_the_same_ru
         ),
         ({"constraint": {"options": {"rat": 1}}}, "constraint.options of 'multiplicative:Multiplicative': .*'rat'"),
         ({"constraint": {"factory": "focops:fit_critics"}}, "constraint.options of 'focops:fit_critics': "),
+        (
+            {"constraint": {"options": {"floor": -1}}},
+            "'multiplicative:Multiplicative': multiplier: expected a finite number of at least 0, got -1",
+        ),
     ],
 )
 def test_a_part_that_cannot_be_used_is_named_before_anything_starts(page, fields, said):

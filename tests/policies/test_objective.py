@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from quadriga.platform.errors import TrainingStopped
 from quadriga.policies.constraints import Constraint
 from quadriga.policies.experiment import LagrangianSettings, NoConstraint, PIDSettings, TrustRegionSettings
 from quadriga.policies.objective import CostScale, Objective
@@ -102,3 +103,62 @@ def test_a_loaded_constraint_continues_exactly(
     second.observe([10.0], [90])
     assert second.objective() == first.objective()
     assert second.state() == first.state()
+
+
+def test_a_loaded_constraint_keeps_its_own_settings() -> None:
+    donor = Constraint.from_settings(PIDSettings(kp=10, window=3, reward_scale_invariance=True, integral_max=50))
+    donor.observe([90.0, 95.0, 100.0], [100] * 3)
+    assert donor.cost_scale is not None
+    donor.cost_scale = CostScale(2.0, donor.cost_scale.smoothing, donor.cost_scale.maximum)
+    own = Constraint.from_settings(
+        PIDSettings(
+            window=5,
+            reward_scale_invariance=True,
+            scale_smoothing=0.5,
+            scale_max=4,
+            integral_max=20,
+            multiplier_max=7,
+        )
+    )
+    own.observe([1.0, 2.0], [100, 100])
+    own.load(donor.state())
+    assert own.cost_scale == CostScale(2.0, 0.5, 4.0)
+    assert own.window is not None
+    assert (list(own.window), own.window.maxlen) == ([90.0, 95.0, 100.0], 5), "what it had measured is gone"
+    assert own.controller.multiplier == 7
+    assert own.controller.integral == 20
+
+
+def test_a_loaded_lagrangian_keeps_its_own_cap() -> None:
+    donor = Constraint.from_settings(LagrangianSettings(initial_multiplier=9))
+    own = Constraint.from_settings(LagrangianSettings(multiplier_max=5))
+    own.load(donor.state())
+    assert own.controller.multiplier == 5
+
+
+class Constant:
+    """A controller that always answers the same."""
+
+    def __init__(self, multiplier: float) -> None:
+        self.multiplier = multiplier
+
+    def update(self, cost: float) -> float:
+        return self.multiplier
+
+    def terms(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, float]:
+        return {}
+
+    def load(self, state: dict[str, float]) -> None:
+        pass
+
+
+@pytest.mark.parametrize("multiplier", [-1.0, float("nan"), float("inf"), None])
+def test_a_multiplier_that_cannot_weigh_a_cost_stops_training(multiplier: float) -> None:
+    constraint = Constraint(Constant(multiplier), cost_limit=25.0)
+    constraint.observe([30.0], [100])
+    said = f"cost of 30: multiplier: expected a finite number of at least 0, got {multiplier}"
+    with pytest.raises(TrainingStopped, match=said):
+        constraint.objective()

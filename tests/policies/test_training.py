@@ -163,6 +163,22 @@ def test_an_older_checkpoint_can_be_loaded_into_a_running_algorithm(make_trainer
     assert_identical(everything(trainer), saved)
 
 
+def test_a_run_that_loads_another_s_checkpoint_keeps_its_own_learning_rates(
+    make_trainer: Trainers, tmp_path: Path
+) -> None:
+    """What population-based training does: another run's state, and settings that were changed."""
+    donor = make_trainer()
+    donor.train_iteration()
+    donor.save(tmp_path)
+    own = make_trainer(update={"learning_rate": 1e-3, "critic_learning_rate": 2e-3})
+    own.restore(tmp_path)
+    assert_identical(dict(own.algorithm.weights), dict(donor.algorithm.weights))
+    assert own.train_iteration()["learning_rate"] == 1e-3
+    optimizers = own.algorithm.learner_group.get_state()["learner"]["optimizer"]
+    rates = {name: each["state"]["param_groups"][0]["lr"] for name, each in optimizers.items()}
+    assert sorted(rates.values()) == [1e-3, 2e-3]
+
+
 def test_rllib_and_tune_see_the_metrics_and_load_the_checkpoint(make_trainer: Trainers, tmp_path: Path) -> None:
     trainer = make_trainer()
     result = trainer.algorithm.train()
