@@ -108,14 +108,19 @@ def minibatch_totals(batch: UpdateBatch, minibatch_size: int, total: Callable[[n
     """Rows of each minibatch over all learners, int [minibatches]: the divisors of their means.
 
     Args:
-        batch: of this learner.
-        minibatch_size: rows over all learners; sequences stay whole.
+        batch: of this learner; not all learners may be without rows.
+        minibatch_size: rows over all learners; sequences stay whole, and no minibatch is empty on all learners.
         total: sums float64 [n] over all learners; collective.
     """
     rows, units = total(np.array([len(batch), len(batch) // batch.unit], np.float64))
     count = min(math.ceil(rows / minibatch_size), int(units))
-    edges = np.array(minibatch_edges(len(batch) // batch.unit, count)) * batch.unit
-    return np.round(total(np.diff(edges))).astype(int)
+    while True:
+        edges = np.array(minibatch_edges(len(batch) // batch.unit, count)) * batch.unit
+        totals = np.round(total(np.diff(edges))).astype(int)
+        filled = int(np.count_nonzero(totals))
+        if filled == count:
+            return totals
+        count = filled  # learners cut at the same shares of theirs: more cuts than one has units can all miss
 
 
 def minibatch_edges(size: int, count: int) -> list[int]:

@@ -22,7 +22,7 @@ from quadriga.platform.environments.spaces import (
     observation_encoder,
 )
 from quadriga.platform.errors import UserError
-from quadriga.platform.rollouts.actors import OBSERVATION_CLIP
+from quadriga.platform.rollouts.actors import OBSERVATION_CLIP, ActionScale
 from quadriga.platform.rollouts.recurrent import RecurrentActor
 from quadriga.policies.experiment import RLExperiment
 from quadriga.policies.policy import Policy
@@ -137,12 +137,12 @@ def _parts(policy: Policy, activation: str, space: gym.Space) -> dict[str, Any]:
         "bounds": None,
     }
     if isinstance(space, gym.spaces.Box):
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
-        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-        limit = np.where(bounded, 1.0, np.finfo(np.float32).max)
+        scale, largest = ActionScale(space), np.finfo(np.float32).max  # files hold no infinities
         parts["bounds"] = {
-            name: np.asarray(values, np.float32)
-            for name, values in (("limit", limit), ("reach", (high - low) / 2), ("center", (high + low) / 2))
+            "low": scale.low.clip(-largest, largest),
+            "high": scale.high.clip(-largest, largest),
+            "reach": scale.half,
+            "center": scale.middle,
         }
     return parts
 
@@ -173,7 +173,7 @@ def _write_torch(parts: Mapping[str, Any], obs_dim: int, output: Path) -> None:
                     x = self.activation(x)
             if parts["bounds"] is None:
                 return x.argmax(dim=-1)
-            return torch.maximum(torch.minimum(x, self.limit), -self.limit) * self.reach + self.center
+            return torch.maximum(torch.minimum(x, self.high), self.low) * self.reach + self.center
 
     module, example = Exported().eval(), torch.zeros(2, obs_dim)
     with warnings.catch_warnings(), torch.no_grad():
@@ -216,7 +216,7 @@ def _write_onnx(parts: Mapping[str, Any], output: Path) -> None:
         shape: list[Any] = ["batch"]
     else:
         bounds = parts["bounds"]
-        x = node("Max", node("Min", x, constant("limit", bounds["limit"])), constant("floor", -bounds["limit"]))
+        x = node("Max", node("Min", x, constant("high", bounds["high"])), constant("low", bounds["low"]))
         x = node("Mul", x, constant("reach", bounds["reach"]))
         node("Add", x, constant("center", bounds["center"]), output="actions")
         shape = ["batch", len(bounds["reach"])]

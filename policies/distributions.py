@@ -6,11 +6,9 @@ Parameters are means [B, act_dim] with a shared `log_std` [act_dim], or logits [
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-LOG_2PI = math.log(2.0 * math.pi)
+from quadriga.platform.rollouts.actors import LOG_2PI
 
 
 def log_probs(inputs: torch.Tensor, log_std: torch.Tensor | None, actions: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,9 @@ from typing import Protocol
 
 import numpy as np
 
-from quadriga.platform.rollouts.actors import OBSERVATION_CLIP, NumpyMLP, mlp_from_weights
+from quadriga.platform.rollouts.actors import LOG_2PI, OBSERVATION_CLIP, NumpyMLP, mlp_from_weights
 from quadriga.platform.statistics import RunningMoments
 
-LOG_2PI = float(np.log(2.0 * np.pi))
 LOG_STD_MIN = -4.0
 CONSTANT = 1e-6
 """Deviation up to which a number counts as constant, and is not divided by it."""
@@ -68,14 +67,15 @@ def features(
 
     Args:
         states: float32 [B, dim], raw.
-        actions: float32 [B, act_dim] as drawn, of which the environment sees what is within -1 and 1; or int64 [B].
-        scales: as `Scales.arrays` gives them.
+        actions: float32 [B, act_dim] as drawn, of which the environment sees what is within bounds; or int64 [B].
+        scales: as `Scales.arrays` gives them; with `action_low` and `action_high`, float32 [act_dim], of actions that
+            are not between -1 and 1 in every dimension.
         num_actions: of a discrete action, which becomes one-hot; else `None`.
     """
     normalized = (states - scales["state_mean"]) * scales["state_scale"]
     np.clip(normalized, -OBSERVATION_CLIP, OBSERVATION_CLIP, out=normalized)
     if num_actions is None:
-        acts = np.clip(actions, -1.0, 1.0)
+        acts = np.clip(actions, scales.get("action_low", -1.0), scales.get("action_high", 1.0))
     else:
         acts = np.zeros((len(states), num_actions), np.float32)
         acts[np.arange(len(states)), actions] = 1.0

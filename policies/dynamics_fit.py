@@ -185,6 +185,7 @@ class DynamicsFit:
         dim: of the states.
         num_actions: of discrete actions, or `None`.
         act_dim: of continuous ones.
+        action_bounds: float32 [act_dim] each, of continuous actions as drawn; by default -1 and 1.
         likelihood: a key of `LIKELIHOODS`.
         seed: of the first parameters, which all learners share.
         learners: how many share the replay's capacity.
@@ -200,6 +201,7 @@ class DynamicsFit:
         likelihood: str,
         seed: int,
         learners: int = 1,
+        action_bounds: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.settings, self.num_actions = settings, num_actions
         self.likelihood = LIKELIHOODS[likelihood]
@@ -212,6 +214,8 @@ class DynamicsFit:
             else:
                 self.members = [Member(sizes, settings, self.likelihood) for _ in range(settings.ensemble)]
         self.scales = Scales.empty(dim)
+        low, high = action_bounds or (None, None)
+        self._bounds = {} if low is None or high is None else {"action_low": low, "action_high": high}
         self.replay = Replay(max(1, settings.replay_size // learners))
 
     def update(
@@ -240,7 +244,7 @@ class DynamicsFit:
             self.replay.add(states, actions, next_states)
         known = max(1, int(total(np.array([self.replay.size], np.float64))[0]))
         rows = round(self.settings.batch_size * self.replay.size / known)
-        arrays = self.scales.arrays()
+        arrays = self._normalization()
         found: list[dict[str, float]] = []
         for member in self.members:
             for _ in range(self.settings.updates):
@@ -264,9 +268,13 @@ class DynamicsFit:
             seen.m2 = total(np.square(rows - seen.mean).sum(0))
             moments.merge(seen)
 
+    def _normalization(self) -> dict[str, np.ndarray]:
+        """What `features` needs besides the transitions."""
+        return self.scales.arrays() | self._bounds
+
     def arrays(self) -> dict[str, np.ndarray]:
         """What `Snapshot`, or `InformationGain`, is made of, as copies."""
-        found = self.scales.arrays()
+        found = self._normalization()
         for e, member in enumerate(self.members):
             found |= {f"{e}.{name}": value for name, value in member.arrays().items()}
         return found

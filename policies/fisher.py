@@ -190,6 +190,7 @@ class WrittenOutFisher(NetworkFisher):
         assert isinstance(module.policy, MLP)
         super().__init__(module.policy, block_rows)
         self.log_std: Array = None if module.log_std is None else self._array(module.log_std)
+        self._learns_std = module.learns_std
 
     def _metric(self, outputs: Array) -> Array:
         if self.log_std is not None:
@@ -211,5 +212,7 @@ class WrittenOutFisher(NetworkFisher):
         if self.log_std is None:
             return super().product(vector)
         self._precision = self.xp.exp(-2.0 * self.log_std)
+        if not self._learns_std:
+            return super().product(vector)
         log_std_tangent = vector[len(vector) - math.prod(self.log_std.shape) :]
         return np.concatenate([super().product(vector), 2.0 * self._rows * log_std_tangent])

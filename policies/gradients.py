@@ -12,19 +12,17 @@ network uses. Both leave gradients in the views that `FlatParameters` made.
 
 from __future__ import annotations
 
-import math
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from quadriga.platform.rollouts.actors import LOG_2PI
 from quadriga.policies import distributions
 from quadriga.policies.batch import Array, UpdateBatch
 from quadriga.policies.module import ActorCriticModule
 from quadriga.policies.networks import MLP
-
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 class Gradients(Protocol):
@@ -64,8 +62,6 @@ class Autograd:
         if entropy_coefficient:
             loss = loss - entropy_coefficient * len(batch) * distributions.entropy(inputs, module.log_std)
         (loss / total).backward()
-        if module.log_std is not None and not module.learns_std:
-            _zero([module.log_std])
         return log_ratio.detach(), (surrogate < unclipped).detach()
 
     @torch.no_grad()
@@ -99,8 +95,9 @@ class WrittenOut:
         self.policy_network = Backward(module.policy, self.xp)
         self.critic_network = Backward(module.critics, self.xp)
         self.log_std: Array = None if module.log_std is None else _data(module.log_std, self.xp)
-        self.log_std_gradient: Array = None if module.log_std is None else _data(module.log_std.grad, self.xp)
-        self._learns_std = module.learns_std
+        self.log_std_gradient: Array = None
+        if module.log_std is not None and module.learns_std:
+            self.log_std_gradient = _data(module.log_std.grad, self.xp)
 
     def policy(self, batch: UpdateBatch, clip: float, entropy_coefficient: float, total: int) -> tuple[Array, Array]:
         """See `Gradients`."""
@@ -134,9 +131,7 @@ class WrittenOut:
                 gradient += p * surprise * (entropy_coefficient / total)
         else:
             gradient = z * (slope[:, None] * inverse_std)
-            if not self._learns_std:
-                self.log_std_gradient[:] = 0.0
-            else:
+            if self.log_std_gradient is not None:
                 z_squared -= 1.0
                 z_squared *= slope[:, None]
                 xp.sum(z_squared, 0, out=self.log_std_gradient)

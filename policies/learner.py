@@ -18,6 +18,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
+from quadriga.platform.rollouts.actors import ActionScale
 from quadriga.platform.rollouts.columns import ColumnBatch
 from quadriga.platform.rollouts.plan import COST, INTRINSIC, REWARD
 from quadriga.platform.statistics import RunningMoments
@@ -62,6 +63,7 @@ class ColumnLearner(TorchLearner):
             likelihood=bonus.dynamics.likelihood,
             seed=self.experiment.seed,
             learners=max(1, self.experiment.learner.learners),
+            action_bounds=None if module.discrete else _unlike_unit(ActionScale(module.action_space)),
         )
         return Intrinsic(bonus, fit)
 
@@ -260,6 +262,11 @@ class ColumnLearner(TorchLearner):
         """Loads a state whatever its age: RLlib's own keeps newer weights, so that going back would fail."""
         self._weights_seq_no = 0
         super().set_state(state)
+
+
+def _unlike_unit(scale: ActionScale) -> tuple[np.ndarray, np.ndarray] | None:
+    """The bounds of actions as drawn, unless they are -1 and 1 throughout."""
+    return None if (scale.low == -1).all() and (scale.high == 1).all() else (scale.low, scale.high)
 
 
 def _fetch(references: Sequence[Any]) -> list[ColumnBatch]:

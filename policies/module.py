@@ -94,15 +94,16 @@ class ActorCriticModule(TorchRLModule, ValueFunctionAPI):
         else:
             self._build_perceptrons(obs_dim, hidden, dist_dim, config)
         self._log_stds = float(config["initial_log_std"]), config.get("final_log_std")
-        self.log_std = None if self.discrete else nn.Parameter(torch.full((dist_dim,), self._log_stds[0]))
+        log_std = nn.Parameter(torch.full((dist_dim,), self._log_stds[0]), requires_grad=self.learns_std)
+        self.log_std = None if self.discrete else log_std
 
     def _build_perceptrons(self, obs_dim: int, hidden: list[int], dist_dim: int, config: Mapping[str, Any]) -> None:
         self.policy = MLP([obs_dim, *hidden, dist_dim], config["activation"], final_gain=0.01)
         self.critics = MLP([obs_dim, *hidden, 1], config["activation"], final_gain=0.0, stack=config["streams"])
 
     def policy_parameters(self) -> list[nn.Parameter]:
-        """What the update rule changes."""
-        return [*self.policy.parameters(), *([] if self.log_std is None else [self.log_std])]
+        """What the update rule changes; a deviation that is not learned is not among it."""
+        return [*self.policy.parameters(), *([] if self.log_std is None or not self.learns_std else [self.log_std])]
 
     @property
     def learns_std(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import gymnasium as gym
 import numpy as np
 
-LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+LOG_2PI = math.log(2.0 * math.pi)
 OBSERVATION_CLIP = 10.0
 
 
@@ -55,28 +55,33 @@ def mlp_from_weights(weights: Mapping[str, np.ndarray], prefix: str, activation:
 
 
 class ActionScale:
-    """Maps actions of the policy, clipped to [-1, 1], onto a box; unbounded dimensions pass unchanged.
+    """Maps actions of the policy onto a box.
 
-    Args:
-        space: a Box of any shape, seen as `[act_dim]`.
+    Dimensions with two bounds are clipped to [-1, 1] and scaled; others pass unchanged, up to the bound that they have.
+
+    Attributes:
+        low, high: what actions as drawn are clipped to, float32 [act_dim].
+        half, middle: what scales and shifts them then, likewise.
     """
 
     def __init__(self, space: gym.spaces.Box) -> None:
+        """`space`: of any shape, seen as `[act_dim]`."""
         low, high = space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
         bounded = np.isfinite(low) & np.isfinite(high)
+        self.low = np.where(bounded, -1.0, low).astype(np.float32)
+        self.high = np.where(bounded, 1.0, high).astype(np.float32)
         low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-        self._clip = np.where(bounded, 1.0, np.inf).astype(np.float32)
-        self._half = ((high - low) / 2).astype(np.float32)
-        self._middle = ((high + low) / 2).astype(np.float32)
-        self._identity = bool(np.all(self._half == 1) and np.all(self._middle == 0))
+        self.half = ((high - low) / 2).astype(np.float32)
+        self.middle = ((high + low) / 2).astype(np.float32)
+        self._identity = bool(np.all(self.half == 1) and np.all(self.middle == 0))
 
     def __call__(self, actions: np.ndarray, out: np.ndarray) -> np.ndarray:
         """`actions`: float32 [N, act_dim]; the result is written into `out`."""
-        np.minimum(actions, self._clip, out=out)
-        np.maximum(out, -self._clip, out=out)
+        np.minimum(actions, self.high, out=out)
+        np.maximum(out, self.low, out=out)
         if not self._identity:
-            out *= self._half
-            out += self._middle
+            out *= self.half
+            out += self.middle
         return out
 
 
@@ -138,7 +143,7 @@ class Actor:
             shifted = distributions - distributions.max(axis=-1, keepdims=True)
             chosen = np.take_along_axis(shifted, actions[..., None], axis=-1)[..., 0]
             return chosen - np.log(np.exp(shifted).sum(axis=-1))
-        constant = np.float32(self.log_std.sum() + self.dist_dim * LOG_SQRT_2PI)
+        constant = np.float32(self.log_std.sum() + self.dist_dim * 0.5 * LOG_2PI)
         return -0.5 * np.square(noise).sum(axis=-1) - constant
 
     def values(self, observations: np.ndarray) -> np.ndarray:

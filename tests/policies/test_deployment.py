@@ -21,7 +21,7 @@ from quadriga.policies.deployment import Agent, agent, export
 from quadriga.policies.experiment import RLExperiment
 from quadriga.policies.policy import Policy
 
-DISCRETE, CONTINUOUS = "CartPole-v1", "Pendulum-v1"
+DISCRETE, CONTINUOUS, HALF_BOUNDED = "CartPole-v1", "Pendulum-v1", "awkward_environments:HalfBounded-v0"
 # Blocks Ray and everything of ours, so that a file that needs either cannot be read.
 ALONE = """
 import sys
@@ -104,7 +104,7 @@ def test_discrete_actions_count_from_where_the_space_does_and_nested_observation
     assert several.shape == (6,) and several.min() >= 10
 
 
-@pytest.mark.parametrize("env_id", [DISCRETE, CONTINUOUS])
+@pytest.mark.parametrize("env_id", [DISCRETE, CONTINUOUS, HALF_BOUNDED])
 @pytest.mark.parametrize("ending", list(READERS))
 def test_an_exported_policy_acts_the_same_without_ray_and_without_quadriga(
     tmp_path: Path, env_id: str, ending: str
@@ -112,7 +112,7 @@ def test_an_exported_policy_acts_the_same_without_ray_and_without_quadriga(
     if ending == ".onnx":
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime")
-    activation = "tanh" if env_id == CONTINUOUS else "relu"
+    activation = "relu" if env_id == DISCRETE else "tanh"
     experiment = make_checkpoint(tmp_path, env_id, activation)
     file = tmp_path / f"exported{ending}"
     export(experiment, tmp_path, file)
@@ -124,6 +124,8 @@ def test_an_exported_policy_acts_the_same_without_ray_and_without_quadriga(
     actions, expected = np.load(tmp_path / "actions.npy"), agent(experiment, tmp_path)(observations)
     assert actions.dtype == (np.int64 if env_id == DISCRETE else np.float32)
     np.testing.assert_allclose(actions, expected, rtol=1e-6, atol=1e-6)
+    if env_id == HALF_BOUNDED:
+        assert (actions[:, 0] >= 0).all() and (actions[:, 0] == 0).any()
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:

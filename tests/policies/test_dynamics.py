@@ -131,6 +131,22 @@ def test_an_update_never_exceeds_kappa(seed: int, kappa: float) -> None:
     assert max(moved) > 0.2 * kappa
 
 
+def test_actions_without_bounds_are_seen_as_they_are_drawn() -> None:
+    bounds = np.array([-1.0, -np.inf, 0.0], np.float32), np.array([1.0, np.inf, np.inf], np.float32)
+    fit = DynamicsFit(
+        DynamicsSettings(hidden_sizes=(8,)),
+        dim=1,
+        num_actions=None,
+        act_dim=3,
+        likelihood="gaussian",
+        seed=0,
+        action_bounds=bounds,
+    )
+    rows = np.zeros((2, 1), np.float32), np.array([[5, 5, 5], [-5, -5, -5]], np.float32)
+    assert features(*rows, fit.arrays(), None)[:, -3:].tolist() == [[1, 5, 5], [-1, -5, 0]]
+    assert features(*rows, make_fit().arrays(), None)[:, -3:].tolist() == [[1, 1, 1], [-1, -1, -1]]
+
+
 def test_an_update_lowers_the_loss_on_its_rows() -> None:
     member = Member([3, 16, 4], DynamicsSettings(target_kl=0.01), Gaussian)
     states, actions, next_states = linear_system(500, 0)

@@ -130,3 +130,16 @@ def test_products_on_a_gpu_equal_those_on_a_cpu(action_space: gym.Space) -> None
             products.append(curvature.product(vector))
     for product in products[1:]:
         np.testing.assert_allclose(product, products[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [WrittenOutFisher, AutogradFisher])
+def test_a_deviation_that_is_not_learned_has_no_part_in_the_product(kind: type) -> None:
+    learned, annealed = (make_module(BOX, "tanh", final_log_std=final).double() for final in (None, -2.0))
+    vector = np.random.default_rng(2).standard_normal(sum(p.numel() for p in annealed.policy_parameters()))
+    products = []
+    for module, direction in ((learned, np.append(vector, np.ones(3))), (annealed, vector)):
+        curvature = kind(module)
+        curvature.linearize(observations())
+        products.append(curvature.product(direction))
+    np.testing.assert_allclose(products[1], products[0][:-3], rtol=1e-12)
+    assert len(products[1]) == len(vector)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from small_modules import BOX, DISCRETE, ROWS, make_batch, make_module
 
-from quadriga.policies import gradients
+from quadriga.policies import distributions, gradients
 from quadriga.policies.adam import FlatAdam
-from quadriga.policies.batch import minibatch_edges, minibatches
-from quadriga.policies.context import clip_norm
+from quadriga.policies.batch import minibatch_edges, minibatch_totals, minibatches
+from quadriga.policies.context import Descent, clip_norm
 from quadriga.policies.gradients import Autograd, WrittenOut
 from quadriga.policies.networks import FlatParameters
 
@@ -130,6 +130,16 @@ def test_flat_adam_continues_exactly_from_its_state() -> None:
     assert torch.equal(run(None), run(5))
 
 
+def test_flat_adam_keeps_its_own_learning_rate_and_takes_the_moments_of_a_state() -> None:
+    donor, taker = (FlatAdam(FlatParameters([torch.nn.Parameter(torch.ones(20))]), lr=lr) for lr in (0.1, 0.01))
+    donor.flat.gradient.fill_(1.0)
+    donor.apply()
+    taker.load_state_dict(donor.state_dict())
+    assert taker.param_groups[0]["lr"] == 0.01
+    assert torch.equal(taker.state[taker.flat.vector]["exp_avg"], donor.state[donor.flat.vector]["exp_avg"])
+    assert taker.param_groups[0].keys() == donor.param_groups[0].keys()
+
+
 @pytest.mark.parametrize("kind", [WrittenOut, Autograd])
 def test_a_deviation_that_is_not_learned_has_no_gradient_and_leaves_the_others_theirs(kind: type) -> None:
     found = []
@@ -140,10 +150,23 @@ def test_a_deviation_that_is_not_learned_has_no_gradient_and_leaves_the_others_t
         flat.gradient.fill_(0.5)  # whatever is not written shows
         kind(module).policy(batch, 0.2, 0.01, ROWS)
         found.append(flat.gradient.clone())
+        assert module.log_std is not None
+        assert (module.log_std.grad is None) == (final is not None)
     learned, annealed = found
     assert (learned[-3:] != 0).all()
-    assert (annealed[-3:] == 0).all()
-    assert torch.equal(annealed[:-3], learned[:-3])
+    assert torch.equal(annealed, learned[:-3]), "the deviation is no part of the vector"
+
+
+def test_a_deviation_that_is_not_learned_stays_whatever_loss_is_minimized() -> None:
+    module = make_module(BOX, "tanh", final_log_std=-2.0)
+    batch, descent = make_batch(module).tensors(), Descent(module.policy_parameters(), 0.1)
+    assert module.log_std is not None
+    before = module.log_std.clone(), descent.flat.vector.detach().clone()
+    for _ in range(3):
+        inputs = module.distribution_inputs(batch.observations)
+        descent.minimize(-distributions.log_probs(inputs, module.log_std, batch.actions).sum())
+    assert torch.equal(module.log_std, before[0])
+    assert not torch.equal(descent.flat.vector.detach(), before[1])
 
 
 def test_clipped_gradients_keep_their_direction() -> None:
@@ -160,3 +183,11 @@ def test_an_epoch_visits_every_row_once() -> None:
     seen = np.concatenate([part.log_probs for part in minibatches(batch, 8, np.random.default_rng(0))])
     assert sorted(seen) == sorted(batch.log_probs)
     assert set(np.diff(minibatch_edges(101, 8))) == {12, 13}
+
+
+@pytest.mark.parametrize("learners", [1, 2, 3])
+def test_no_minibatch_is_empty_on_all_learners(learners: int) -> None:
+    """Five rows each, one a minibatch: cuts at the same shares of five rows give five minibatches, not ten."""
+    batch = make_batch(make_module(BOX, "tanh"), rows=5)
+    totals = minibatch_totals(batch, 1, lambda values: learners * values)
+    assert totals.tolist() == [learners] * 5

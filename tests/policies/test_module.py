@@ -96,3 +96,12 @@ def test_shrinking_divides_only_by_deviations_above_one() -> None:
     data = np.random.default_rng(0).normal(0, (0.1, 4.0), (1000, 2))
     normalizer.merge(RunningMoments.from_batch(data))
     np.testing.assert_allclose(normalizer.scale.numpy(), [1.0, 1 / data[:, 1].std()], rtol=1e-5)
+
+
+def test_a_dimension_with_one_bound_is_clipped_there_and_not_scaled() -> None:
+    space = gym.spaces.Box(np.array([0, -np.inf, -3], np.float32), np.array([np.inf, 2, 3], np.float32))
+    scale = ActionScale(space)
+    actions = np.array([[-5.0, 7.0, 0.5], [5.0, -7.0, -9.0]], np.float32)
+    applied = scale(actions, np.empty_like(actions))
+    np.testing.assert_allclose(applied, [[0.0, 2.0, 1.5], [5.0, -7.0, -3.0]])
+    assert all(space.contains(action) for action in applied)

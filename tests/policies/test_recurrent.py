@@ -66,6 +66,7 @@ def test_minibatches_are_whole_sequences_and_every_row_comes_once():
             np.testing.assert_array_equal(part.observations[rows], batch.observations[whole])
             np.testing.assert_array_equal(part.memory.resets[rows], batch.memory.resets[whole])
     assert len(minibatch_totals(batch, 1, np.asarray)) == 10, "no minibatch is less than a sequence"
+    assert minibatch_totals(batch, 1, lambda values: 3 * np.asarray(values)).tolist() == [18] * 10, "of three learners"
 
 
 @pytest.mark.parametrize("space", [BOX, DISCRETE], ids=["box", "discrete"])
