@@ -14,12 +14,13 @@ SAFETY = {
 # An untrained agent's cost advantages, only centered, are four times as wide as the reward's standardized ones, and
 # teach it to stand still before it has learned to reach anything; standardized, a multiplier means the same throughout.
 _WEIGHED = {**SAFETY, "advantage": {"cost": "standardize"}}
-# A fifth of the published gains and a smoothed P: the mean of eight episodes is noisy too, and a multiplier that rises
-# before the agent has learned to reach anything teaches it to stand still.
+# K_P is a fifth of the published one, K_I 0.15 of it, and K_D twice as large; P and D are smoothed: the mean of eight
+# episodes is noisy too, and a multiplier that rises before the agent has learned to reach anything teaches it to stand
+# still.
 _PID = {"kind": "pid", "kp": 0.02, "ki": 0.0015, "kd": 0.02, "p_smoothing": 0.8, "d_smoothing": 0.8}
 
-# The same critics as PPO's. One step an iteration moves the policy less than PPO's many, so the multiplier rises more
-# slowly still; the derivative, which answers an untrained agent's first cost with a leap, is off.
+# The same critics as PPO's, and CPO's too. One step an iteration moves the policy less than PPO's many, so the
+# multiplier rises more slowly still; the derivative, which answers an untrained agent's first cost with a leap, is off.
 TRPO = {
     "rollout": SAFETY["rollout"],
     "update": {
@@ -72,7 +73,7 @@ PRESETS: dict[str, Preset] = {
     "cpo": Preset(
         "constrained policy optimization: the cost limit inside the trust region's problem",
         "Achiam, Held, Tamar, Abbeel 2017, arXiv:1705.10528",
-        {"rollout": SAFETY["rollout"], "update": {"kind": "cpo"}, "constraint": {"kind": "trust-region"}},
+        {**TRPO, "update": {**TRPO["update"], "kind": "cpo"}, "constraint": {"kind": "trust-region"}},
     ),
     "surprisal": Preset(
         "TRPO with the surprisal of a learned model of the dynamics as a bonus",

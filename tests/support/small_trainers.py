@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {
 }
 
 TRPO_PID: dict[str, Any] = {"preset": "trpo-pid", "update": {"kind": "trpo", "critic_minibatch_size": 64}}
-CPO: dict[str, Any] = {"preset": "cpo", "update": {"kind": "cpo"}}
+CPO: dict[str, Any] = {"preset": "cpo", "update": {"kind": "cpo", "critic_minibatch_size": 64}}
 SAFE_SURPRISAL: dict[str, Any] = {"preset": "safe-surprisal", "bonus": {"dynamics": {"batch_size": 300}}}
 # Of 133 steps of each environment: episodes of ten begin and end inside and across sequences, and across rollouts.
 LSTM: dict[str, Any] = {"network": {"kind": "lstm", "hidden_sizes": [8], "units": 8, "sequence_length": 19}}
