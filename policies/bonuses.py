@@ -4,7 +4,8 @@ Achiam & Sastry 2017 (arXiv:1703.01732), section 3: the reward is
 
     r'(s, a, s') = r(s, a, s') + eta b(s, a, s')          eta = eta_0 / max(1, mean |b|)
 
-with, of a model `P_phi` that is fitted after every iteration t (`dynamics`, `dynamics_fit`),
+(the authors' code divides by max(1, |mean b|), in which bonuses of both signs cancel). Of a model `P_phi` that is
+fitted after every iteration t (`dynamics`, `dynamics_fit`),
 
     surprisal           b = -log P_{phi_t}(s' | s, a)
     learning progress   b =  log P_{phi_t}(s' | s, a) - log P_{phi_{t-k}}(s' | s, a)
@@ -102,7 +103,7 @@ class Intrinsic:
 
     def __init__(self, settings: BonusSettings, fit: DynamicsFit) -> None:
         self.settings, self.fit = settings, fit
-        # phi_t and the k before it; fewer at first, when the oldest stands for phi_{t-k}.
+        # phi_t and those of the k iterations before; fewer at first, when the oldest stands for phi_{t-k}.
         self.ring: deque[dict[str, np.ndarray]] = deque(maxlen=1 + getattr(settings, "k", 0))
 
     def scale(self, columns: ColumnBatch, total: Sum, remaining: float) -> tuple[float, dict[str, float]]:

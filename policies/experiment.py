@@ -163,7 +163,7 @@ class PIDSettings(_Constraint):
     kd: Annotated[float, Field(ge=0, description="K_D")] = 0.01
     p_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the old value in P's average")] = 0.0
     d_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the old value in D's average")] = 0.0
-    d_delay: Annotated[int, Field(ge=1, description="iterations that D looks back")] = 1
+    d_delay: Annotated[int, Field(ge=1, description="measurements that D looks back")] = 1
     initial_multiplier: NonNegative = 0.0
     integral_max: Annotated[float | None, Field(gt=0, description="cap of the integral against windup")] = None
 
@@ -257,10 +257,12 @@ class SurprisalSettings(_DensityBonusSettings):
 
 
 class LearningProgressSettings(_DensityBonusSettings):
-    """Learning progress over k updates of the model (Achiam & Sastry 2017)."""
+    """Learning progress over k iterations' fits of the model (Achiam & Sastry 2017)."""
 
     kind: Literal["learning-progress"] = "learning-progress"
-    k: Annotated[int, Field(ge=1, description="updates between the two models")] = 10
+    k: Annotated[
+        int, Field(ge=1, description="iterations between the two models, each with dynamics.updates updates")
+    ] = 10
 
 
 class PredictionErrorSettings(_DensityBonusSettings):

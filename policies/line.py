@@ -107,7 +107,7 @@ LINE = Line(
         "bonus": {
             "none": "no intrinsic reward",
             "surprisal": "-log P(s'|s, a) of a learned model (Achiam & Sastry 2017)",
-            "learning-progress": "what k updates of the model added to log P(s'|s, a) (Achiam & Sastry 2017)",
+            "learning-progress": "what k iterations' fits of the model added to log P(s'|s, a) (Achiam & Sastry 2017)",
             "prediction-error": "squared error of the predicted change of state (Stadie et al. 2015)",
             "vime": "information about the parameters of a Bayesian model (Houthooft et al. 2016)",
         },
