@@ -32,6 +32,7 @@ def evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationRequ
 
     Raises:
         UserError: no policy in the checkpoint, or a video that cannot be made.
+        EnvironmentFailed: an environment raised and the setting is to stop, or it keeps failing.
     """
     if request.video is not None:
         check_video_path(request.video)

@@ -66,6 +66,7 @@ class NativeVectorEnv(ColumnVectorEnv):
         self._max_episode_steps = max_episode_steps
         self._observations = np.zeros(shape, np.float32)
         self._final_observations = np.zeros(shape, np.float32)
+        self._final_places = np.zeros((num_envs, 2))
         self._rewards = np.zeros(num_envs, np.float32)
         self._costs = np.zeros(num_envs, np.float32)
         self._terminations = np.zeros(num_envs, np.bool_)
@@ -125,10 +126,14 @@ class NativeVectorEnv(ColumnVectorEnv):
         if self._ended.any():
             self.exact_final_observations[self._ended] = self.exact_observations[self._ended]
             self._final_observations[self._ended] = self._observations[self._ended]
+            if self.plane is not None:
+                self._final_places[self._ended] = self.in_plane()[self._ended, :2]
             if self._autoreset:
                 for index in np.flatnonzero(self._ended).tolist():
                     self._begin_surely(index)
         infos: Infos = {"cost": self._costs, "final_obs": self._final_observations}
+        if self.plane is not None:
+            infos["final_place"] = self._final_places
         if failed:
             infos["failed"] = np.zeros(self.num_envs, np.bool_)
             for index, error in failed:

@@ -36,12 +36,12 @@ import gymnasium
 from gymnasium import wrappers
 from gymnasium.envs.registration import EnvSpec
 
+from quadriga.platform.environments.safety_tasks import AGENTS
 from quadriga.platform.errors import UserError
 
 PACKAGE = "safety_gymnasium"
 INSTALL = "pip install --no-deps safety-gymnasium==1.0.0 && pip install xmltodict pygame pyyaml imageio"
 
-AGENTS = ("Point", "Car", "Doggo", "Racecar", "Ant")
 NAVIGATION_TASKS = {
     "Goal0": ("reach goals", 1000),
     "Goal1": ("reach goals among hazards", 1000),

@@ -10,23 +10,20 @@ beginning, and the cost of control is float32 arithmetic where the actions are f
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from quadriga.platform.environments.native import Failed, NativeVectorEnv
+from quadriga.platform.environments.mujoco_robots import RobotVectorEnv, gymnasium_model
+from quadriga.platform.environments.native import Failed
 from quadriga.platform.environments.seeds import EpisodeSeeds
 
 MAX_STEPS = 1000
-_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _UNLIMITED = (-np.inf, np.inf)
 
 
@@ -97,13 +94,7 @@ ROBOTS = {
 }
 
 
-@functools.lru_cache(maxsize=len(ROBOTS))
-def _model(file: str) -> mujoco.MjModel:
-    path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / file
-    return mujoco.MjModel.from_xml_path(str(path))
-
-
-class SafetyVelocityEnv(NativeVectorEnv):
+class SafetyVelocityEnv(RobotVectorEnv):
     """N simulations of one robot, which share its model."""
 
     def __init__(
@@ -128,7 +119,7 @@ class SafetyVelocityEnv(NativeVectorEnv):
         """
         self.robot = ROBOTS[robot]
         self._is_ant, self._is_humanoid = robot == "Ant", robot == "Humanoid"
-        self._model = model = _model(self.robot.file)
+        self._model = model = gymnasium_model(self.robot.file)
         self._simulations = [mujoco.MjData(model) for _ in range(num_envs)]
         self._start = self._simulations[0].qpos.copy(), self._simulations[0].qvel.copy()
         parts = [self._observed(data) for data in self._simulations]
@@ -164,9 +155,6 @@ class SafetyVelocityEnv(NativeVectorEnv):
         if not self._is_humanoid:
             return []
         return [part.reshape(-1) for part in (data.cinert, data.cvel, data.qfrc_actuator, data.cfrc_ext)]
-
-    def _seed(self, index: int, seed: int) -> None:
-        self._random[index] = seeding.np_random(seed)[0]
 
     def _begin_episode(self, index: int) -> None:
         data, random, noise = self._simulations[index], self._random[index], self.robot.noise
@@ -257,19 +245,8 @@ class SafetyVelocityEnv(NativeVectorEnv):
         out[:, second:] = self._extras[rows]
 
     def _snapshot(self) -> dict[str, Any]:
-        physics = np.zeros((self.num_envs, mujoco.mj_stateSize(self._model, _STATE)))
-        for data, row in zip(self._simulations, physics, strict=True):
-            mujoco.mj_getState(self._model, data, row, _STATE)
-        return {
-            "physics": physics,
-            "places": self._places.copy(),
-            "exact_observations": self.exact_observations.copy(),
-            "random": [random.bit_generator.state for random in self._random],
-        }
+        return {**super()._snapshot(), "places": self._places.copy()}
 
     def _restore(self, index: int, snapshot: dict[str, Any]) -> None:
-        mujoco.mj_resetData(self._model, self._simulations[index])
-        mujoco.mj_setState(self._model, self._simulations[index], snapshot["physics"][index], _STATE)
+        super()._restore(index, snapshot)
         self._places[index] = snapshot["places"][index]
-        self._random[index].bit_generator.state = snapshot["random"][index]
-        self.exact_observations[index] = snapshot["exact_observations"][index]

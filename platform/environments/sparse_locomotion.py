@@ -9,32 +9,24 @@ from __future__ import annotations
 
 import functools
 import math
-from pathlib import Path
 from typing import Any
 
-import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from quadriga.platform.environments.native import Failed, NativeVectorEnv
+from quadriga.platform.environments.mujoco_robots import RobotVectorEnv, gymnasium_model
+from quadriga.platform.environments.native import Failed
 from quadriga.platform.environments.seeds import EpisodeSeeds
 
 MAX_STEPS = 500
-_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 Array = NDArray[np.float64]
 
 
-@functools.lru_cache(maxsize=1)
-def _half_cheetah() -> mujoco.MjModel:
-    path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
-    return mujoco.MjModel.from_xml_path(str(path))
-
-
-class _RobotEnv(NativeVectorEnv):
+class _RobotEnv(RobotVectorEnv):
     """N simulations that share a model; the observation begins with positions, velocities and the torso's center."""
 
     def __init__(
@@ -84,9 +76,6 @@ class _RobotEnv(NativeVectorEnv):
         torso = model.body("torso").id
         self._centers = [data.subtree_com[torso] for data in self._simulations]
 
-    def _seed(self, index: int, seed: int) -> None:
-        self._random[index] = seeding.np_random(seed)[0]
-
     def _begin_episode(self, index: int) -> None:
         mujoco.mj_resetData(self._model, self._simulations[index])
         self._place(index)
@@ -124,22 +113,6 @@ class _RobotEnv(NativeVectorEnv):
         """Sets `exact_rewards` and `_terminations` of simulation `index` after a step."""
         raise NotImplementedError
 
-    def _snapshot(self) -> dict[str, Any]:
-        physics = np.zeros((self.num_envs, mujoco.mj_stateSize(self._model, _STATE)))
-        for data, row in zip(self._simulations, physics, strict=True):
-            mujoco.mj_getState(self._model, data, row, _STATE)
-        return {
-            "physics": physics,
-            "exact_observations": self.exact_observations.copy(),
-            "random": [random.bit_generator.state for random in self._random],
-        }
-
-    def _restore(self, index: int, snapshot: dict[str, Any]) -> None:
-        mujoco.mj_resetData(self._model, self._simulations[index])
-        mujoco.mj_setState(self._model, self._simulations[index], snapshot["physics"][index], _STATE)
-        self._random[index].bit_generator.state = snapshot["random"][index]
-        self.exact_observations[index] = snapshot["exact_observations"][index]
-
 
 class SparseHalfCheetahEnv(_RobotEnv):
     """A half-cheetah: 1 for every step with its center of mass beyond x = 5, else 0; never ends but by time.
@@ -152,7 +125,7 @@ class SparseHalfCheetahEnv(_RobotEnv):
     DISTANCE = 5.0
 
     def __init__(self, num_envs: int, **kwargs: Any) -> None:
-        super().__init__(num_envs, _half_cheetah(), substeps=1, hidden=1, extras=0, **kwargs)
+        super().__init__(num_envs, gymnasium_model("half_cheetah.xml"), substeps=1, hidden=1, extras=0, **kwargs)
 
     def _reward(self, index: int) -> None:
         self.exact_rewards[index] = float(self._centers[index][0] > self.DISTANCE)

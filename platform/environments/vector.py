@@ -135,7 +135,10 @@ class ColumnVectorEnv(gymnasium.vector.VectorEnv, abc.ABC):
         _stop_mujoco_clock()
 
     def in_plane(self) -> NDArray:
-        """Where each environment stands in `plane` now, `[N, 2]` (further columns are left out); only with a plane."""
+        """Where each environment stands in `plane` now, `[N, 2]` (further columns are left out); only with a plane.
+
+        Where an episode ended in the last step that is where the next one begins.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no plane")
 
     @abc.abstractmethod
@@ -168,6 +171,8 @@ class ColumnVectorEnv(gymnasium.vector.VectorEnv, abc.ABC):
             `"cost"`: float32 `[N]`, 0 where none is reported;
             `"final_obs"`: float32 `[N, obs_dim]`, in rows whose episode ended its last observation,
             in other rows anything;
+            `"final_place"`: float64 `[N, 2]`, in rows whose episode ended where it did in `plane`, in other rows
+            anything; only with a plane, and without it `in_plane` stands in;
             `"failed"`: bool `[N]`, only when an environment raised and was built anew: its row holds the
             first observation of a fresh episode, no reward, cost or flag, and is no transition.
 

@@ -6,7 +6,6 @@ episode objects. It knows nothing of Ray; the environment runner around it does.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +64,6 @@ class Collector:
             TrainingStopped: an observation, reward or cost is not finite.
             EnvironmentFailed: an environment raised and the setting is to stop, or it keeps failing.
         """
-        started = time.perf_counter()
         if self._observations is None:
             self._observations = self.env.reset()[0].copy()
         num_envs, obs_dim = self._observations.shape
@@ -100,6 +98,9 @@ class Collector:
             if places is not None:
                 places[t] = self.env.in_plane()[:, :2]
             if (terminations[t] | truncations[t]).any():
+                if places is not None and "final_place" in infos:
+                    over = terminations[t] | truncations[t]
+                    places[t, over] = infos["final_place"][over]
                 ended = truncations[t] & ~terminations[t] if bonus is None else truncations[t] | terminations[t]
                 for n in np.flatnonzero(ended):
                     final_steps.append((t, int(n)))
@@ -114,7 +115,7 @@ class Collector:
             normalize(raw[t + 1], observations[t + 1])
 
         self._observations = raw[steps]
-        self._check_finite(raw, rewards, costs)
+        self._check_finite(raw, rewards, costs, final_steps, final_observations)
         if tape is None:
             values = actor.values(observations.reshape(-1, obs_dim)).reshape(steps + 1, num_envs, -1)
         else:
@@ -167,7 +168,6 @@ class Collector:
             visits=None if plane is None or places is None else Visits.count(plane, places[valid]),
             moments=RunningMoments.from_batch(raw[:-1].reshape(-1, obs_dim)) if self.plan.collect_moments else None,
             environment_failures=int((~valid).sum()),
-            seconds=time.perf_counter() - started,
         )
 
     def _tape(self, actor: Actor, steps: int) -> Tape | None:
@@ -220,15 +220,28 @@ class Collector:
         self._costs[n] += costs.sum(dtype=np.float64)
         self._lengths[n] += len(rewards)
 
-    def _check_finite(self, raw: np.ndarray, rewards: np.ndarray, costs: np.ndarray) -> None:
+    def _check_finite(
+        self,
+        raw: np.ndarray,
+        rewards: np.ndarray,
+        costs: np.ndarray,
+        final_steps: list[tuple[int, int]],
+        final_observations: list[np.ndarray],
+    ) -> None:
         for what, column in (("observation", raw), ("reward", rewards), ("cost", costs)):
             if not np.isfinite(column).all():
                 t, n = np.argwhere(~np.isfinite(column))[0][:2]
-                value = column[t, n] if column.ndim == 2 else column[t, n][~np.isfinite(column[t, n])][0]
-                raise TrainingStopped(
-                    f"environment {self.plan.env.id!r} returned the {what} {value} in step {t} of this rollout "
-                    f"(environment {n}); observations, rewards and costs must be finite"
-                )
+                self._refuse(what, np.atleast_1d(column[t, n]), t, n)
+        # Those that a value or a bonus is taken of: what a simulation ends with that fell apart is nobody's business.
+        for (t, n), final in zip(final_steps, final_observations, strict=True):
+            if not np.isfinite(final).all():
+                self._refuse("last observation", final, t, n)
+
+    def _refuse(self, what: str, values: np.ndarray, t: int, n: int) -> None:
+        raise TrainingStopped(
+            f"environment {self.plan.env.id!r} returned the {what} {values[~np.isfinite(values)][0]} in step {t} of "
+            f"this rollout (environment {n}); observations, rewards and costs must be finite"
+        )
 
     def state(self) -> dict[str, Any]:
         """Everything that continues the episodes under way, as plain picklable data."""
@@ -242,7 +255,12 @@ class Collector:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continues from what `state` gave, in a collector of the same plan and entropy."""
+        """Continues from what `state` gave, in a collector of the same plan and entropy.
+
+        Raises:
+            ValueError: the state is of another number of environments.
+            EnvironmentFailed: an environment that cannot be brought back cannot begin another episode either.
+        """
         if state["env"] is None:
             return
         fresh = self.env.set_state(state["env"])

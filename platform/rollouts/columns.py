@@ -143,7 +143,6 @@ class Rollout:
         visits: where the environments went, of tasks with a plane.
         moments: of the raw observations, for the shared normalizer; `None` if it is off.
         environment_failures: environments that raised and were built anew.
-        seconds: wall time of the request in the runner.
         error: why the rollout cannot be used (one line), with the environment's traceback below; else `None`.
     """
 
@@ -154,5 +153,4 @@ class Rollout:
     moments: RunningMoments | None
     visits: Visits | None = None
     environment_failures: int = 0
-    seconds: float = 0.0
     error: str | None = None

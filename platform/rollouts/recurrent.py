@@ -106,6 +106,9 @@ class Tape:
         states: float32 [N, 4U], where the rollout goes on.
         steps: of every environment; a multiple of `length`.
         length: of a sequence.
+
+    Raises:
+        ValueError: `steps` is no multiple of `length`.
     """
 
     def __init__(self, actor: RecurrentActor, states: np.ndarray, steps: int, length: int) -> None:

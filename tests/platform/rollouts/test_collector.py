@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from quadriga.platform.environments.planes import BINS
 from quadriga.platform.environments.registry import make_env, make_vector_env
 from quadriga.platform.environments.seeds import EpisodeSeeds
 from quadriga.platform.environments.settings import EnvironmentSettings
@@ -156,6 +157,30 @@ def test_a_reward_that_is_nan_stops_the_run(tmp_path: Path) -> None:
     mark.touch()
     with pytest.raises(TrainingStopped, match="reward nan"):
         collect(make_plan("faulty_environments:NaNReward-v0", mark=str(mark)), 8)
+
+
+def test_a_last_observation_that_is_nan_stops_the_run_where_a_value_or_a_bonus_is_taken_of_it() -> None:
+    id = "awkward_environments:NaNAtTheEnd-v0"
+    cut, fallen = (make_plan(id, terminated=terminated) for terminated in (False, True))
+    with pytest.raises(TrainingStopped, match="last observation nan in step 9"):
+        collect(cut, 12)
+    assert len(collect(fallen, 12).episodes) == 3, "nothing follows a termination"
+    actor, rng = make_actor(fallen), np.random.default_rng(0)
+    with pytest.raises(TrainingStopped, match="last observation nan in step 9"):
+        Collector(fallen, ENTROPY).collect(actor, 12, rng, lambda states, actions, next_states: next_states[:, 0])
+
+
+def test_the_step_that_reaches_the_goal_is_a_visit_of_the_goal() -> None:
+    plan = make_plan("SparseMountainCar-v0")
+    collector = Collector(plan, ENTROPY)
+    collect(plan, 1, collector)
+    collector.env.exact_observations[:] = [0.48, 0.05]
+    rollout = collect(plan, 1, collector)
+    assert rollout.episodes.returns == [1.0] * 3
+    assert rollout.visits is not None
+    low, high = rollout.visits.plane.low[0], rollout.visits.plane.high[0]
+    goal = int((0.5 - low) / (high - low) * BINS)
+    assert rollout.visits.counts[goal:].sum() == rollout.visits.counts.sum() == 3
 
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "faulty_environments:Ramp-v0"])
