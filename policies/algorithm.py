@@ -7,7 +7,6 @@ request. RLlib supplies the actors, their restarts, placement, checkpoints and T
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from quadriga.platform import placement
 from quadriga.platform.environments.planes import Visits
-from quadriga.platform.errors import TrainingStopped
+from quadriga.platform.errors import TrainingStopped, WorkersLost
 from quadriga.platform.rollouts.advantages import ValueStream
 from quadriga.platform.rollouts.columns import EpisodeRecords, Rollout
 from quadriga.platform.rollouts.plan import COST, INTRINSIC, REWARD, RolloutPlan
@@ -34,10 +33,11 @@ from quadriga.policies.constraints import Constraint
 from quadriga.policies.experiment import LSTMSettings, NoBonus, NoConstraint, RLExperiment
 from quadriga.policies.learner import ColumnLearner
 from quadriga.policies.module import ActorCriticModule
-
-logger = logging.getLogger("quadriga")
+from quadriga.policies.sampling import Sampling
 
 QUADRIGA_STATE = "quadriga"
+FINITE = ("kl", "entropy", "cg_residual", "reward_value_loss", "bonus_mean", "dynamics_loss")
+"""Metrics of an update that training ends with where they are not finite."""
 
 
 def rollout_plan(experiment: RLExperiment) -> RolloutPlan:
@@ -144,7 +144,6 @@ class PolicyOptimization(Algorithm):
         self.constraint = Constraint.from_settings(self.experiment.constraint)
         self.env_steps = 0
         self.updates = 0
-        self._living = max(1, self.experiment.rollout.env_runners)
         self.total_cost = 0.0
         self.total_episodes = 0
         self.recent = EpisodeRecords()
@@ -153,12 +152,14 @@ class PolicyOptimization(Algorithm):
         self._weights: Mapping[str, np.ndarray] | None = None
         self._bonus_weights: Mapping[str, np.ndarray] = {}
         super().setup(config)
+        self.sampling = Sampling(self.experiment, self.env_runner_group)
 
     def training_step(self) -> None:
         """One iteration.
 
         Raises:
-            TrainingStopped: an environment failed for good, no runner came back in time, or training diverged.
+            TrainingStopped: an environment failed for good, or training diverged.
+            WorkersLost: no runner came back in time, requests collected nothing, or a learner died.
         """
         started = time.perf_counter()
         rollouts = self._sample()
@@ -180,72 +181,11 @@ class PolicyOptimization(Algorithm):
         self.last_visits = sum(visits[1:], visits[0]) if visits else None
         for name, value in metrics.items():
             self.metrics.log_value(name, value, window=1)
-        self._check_finite(metrics)
+        self._check_finite(metrics, results["advantages_finite"])
 
     def _sample(self) -> list[Rollout]:
-        """A full batch from whichever runners live; lost shares are collected anew by the others."""
-        batch_size, envs = self.experiment.rollout.batch_size, self.experiment.rollout.envs_per_runner
-        rollouts: list[Rollout] = []
-        missing, request = batch_size, 0
-        while missing > 0:
-            if request:
-                self.restore_env_runners(self.env_runner_group)
-            runners = self._note(living=self._runners())
-            length = self.config.rollout_plan.sequence_length or 1
-            steps = max(1, -(-missing // (runners * envs * length))) * length
-            collected = self._request(steps=steps, request=request)
-            for rollout in collected:
-                if rollout.error is not None:
-                    raise TrainingStopped(f"stopped at env step {self.env_steps}: {rollout.error}")
-            self._note(living=len(collected))
-            rollouts += collected
-            missing = batch_size - sum(rollout.env_steps for rollout in rollouts)
-            if missing < batch_size * 0.01:  # a step that a raising environment lost is not worth a request
-                break
-            request += 1
-        return rollouts
-
-    def _request(self, *, steps: int, request: int) -> list[Rollout]:
         weights = {**self.weights, **self._bonus_weights}
-        arguments = {
-            "iteration": self.updates,
-            "request": request,
-            "steps": steps,
-            "shards": max(1, self.experiment.learner.learners),
-        }
-        if self.experiment.rollout.env_runners == 0:
-            return [self.env_runner_group.local_env_runner.sample(weights=weights, **arguments)]
-        return self.env_runner_group.foreach_env_runner(
-            "sample",
-            kwargs={"weights": ray.put(weights), **arguments},
-            local_env_runner=False,
-            timeout_seconds=self.experiment.rollout.sample_timeout,
-        )
-
-    def _runners(self) -> int:
-        """How many runners can collect now; waits for one to come back if all are lost."""
-        if self.experiment.rollout.env_runners == 0:
-            return 1
-        deadline = time.monotonic() + self.experiment.rollout.restart_timeout
-        while True:
-            healthy = self.env_runner_group.num_healthy_remote_env_runners()
-            if healthy:
-                return healthy
-            if time.monotonic() > deadline:
-                raise TrainingStopped(
-                    f"stopped at env step {self.env_steps}: no env runner came back within rollout.restart_timeout "
-                    f"({self.experiment.rollout.restart_timeout:g} s)"
-                )
-            time.sleep(0.2)
-            self.restore_env_runners(self.env_runner_group)
-
-    def _note(self, living: int) -> int:
-        """Says how many were lost since the last time, between requests or in one."""
-        lost, self._living = self._living - living, living
-        if lost > 0:
-            of = f"{lost} of {lost + living} env runners were lost after env step {self.env_steps}"
-            logger.warning("%s; they are restarted, and their share is collected by the others", of)
-        return living
+        return self.sampling.collect(weights, iteration=self.updates, env_steps=self.env_steps)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Finds restarted runners; weights and streams reach them with the next request."""
@@ -274,7 +214,7 @@ class PolicyOptimization(Algorithm):
             actors = self.learner_group._worker_manager  # none if the one learner is in this process
             if actors is None or actors.num_healthy_actors() == self.experiment.learner.learners:
                 raise
-            raise TrainingStopped(f"stopped at env step {self.env_steps}: a learner died; resume the run") from error
+            raise WorkersLost(f"stopped at env step {self.env_steps}: a learner died; resume the run") from error
         self._weights = next(result["weights"] for result in results if result["weights"] is not None)
         self._bonus_weights = next(result["bonus"] for result in results if result["bonus"] is not None)
         self.constraint.cost_scale = results[0]["cost_scale"]
@@ -307,10 +247,14 @@ class PolicyOptimization(Algorithm):
             "env_runner_restarts": self.env_runner_group.num_remote_worker_restarts(),
         }
 
-    def _check_finite(self, metrics: Mapping[str, float]) -> None:
-        broken = [name for name in ("kl", "entropy", "reward_value_loss") if not np.isfinite(metrics.get(name, 0.0))]
-        if broken or metrics.get("parameters_finite", 1.0) != 1.0:
-            what = ", ".join(broken) or "parameters"
+    def _check_finite(self, metrics: Mapping[str, float], advantages_finite: bool) -> None:
+        broken = [name for name in FINITE if not np.isfinite(metrics.get(name, 0.0))]
+        if not advantages_finite:
+            broken.append("advantages")
+        if metrics.get("parameters_finite", 1.0) != 1.0:
+            broken.append("parameters")
+        if broken:
+            what = ", ".join(broken)
             raise TrainingStopped(f"stopped at env step {self.env_steps}: {what} became NaN or infinite in the update")
 
     # Checkpoints: RLlib saves the learners; what is ours is the counters, the constraint and the episodes under way.
@@ -325,7 +269,7 @@ class PolicyOptimization(Algorithm):
             "total_episodes": self.total_episodes,
             "recent": self.recent,
             "constraint": self.constraint.state(),
-            "rollouts": self._rollout_states(),
+            "rollouts": self.sampling.episodes(),
             "bonus": self._bonus_states(),
         }
         return state
@@ -340,7 +284,7 @@ class PolicyOptimization(Algorithm):
         self.env_steps, self.updates = own["env_steps"], own["updates"]
         self.total_cost, self.total_episodes, self.recent = own["total_cost"], own["total_episodes"], own["recent"]
         self.constraint.load(own["constraint"])
-        self._load_rollout_states(own["rollouts"])
+        self.sampling.load_episodes(own["rollouts"])
         self._load_bonus_states(own.get("bonus") or {})
 
     def restore_from_path(self, *args: Any, **kwargs: Any) -> None:
@@ -360,31 +304,6 @@ class PolicyOptimization(Algorithm):
         shared = ray.put(states) if self.experiment.learner.learners else states
         results = self.learner_group.foreach_learner(_load_bonus_state, states=shared)
         self._bonus_weights = next(iter(results)).get()
-
-    def _rollout_states(self) -> dict[int, Any]:
-        """Of every runner that lives, by its index."""
-        if self.experiment.rollout.env_runners == 0:
-            return {0: self.env_runner_group.local_env_runner.rollout_state()}
-        results = self.env_runner_group.foreach_env_runner(
-            _indexed_rollout_state, local_env_runner=False, timeout_seconds=self.experiment.rollout.sample_timeout
-        )
-        return dict(results)
-
-    def _load_rollout_states(self, states: Mapping[int, Any]) -> None:
-        if self.experiment.rollout.env_runners == 0:
-            self.env_runner_group.local_env_runner.load_rollout_state(states.get(0))
-            return
-        for index in self.env_runner_group.healthy_env_runner_ids():
-            self.env_runner_group.foreach_env_runner(
-                "load_rollout_state",
-                kwargs={"state": states.get(index)},
-                remote_worker_ids=[index],
-                local_env_runner=False,
-            )
-
-
-def _indexed_rollout_state(runner: ColumnEnvRunner) -> tuple[int, Any]:
-    return runner.index, runner.rollout_state()
 
 
 def _indexed_bonus_state(learner: ColumnLearner) -> tuple[int, Any]:

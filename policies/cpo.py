@@ -154,6 +154,6 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: CPOSettings) ->
         "cpo_lambda": solution.lam,
         "cpo_nu": solution.nu,
         "cost_surrogate_change": result.trial.cost_change,
-        "cg_residual": residual / norm if norm > 0 else 0.0,
+        "cg_residual": residual / norm if norm else 0.0,  # NaN where the gradient is
     }
     return metrics | result.metrics() | region.fit_critics()

@@ -130,7 +130,8 @@ class ColumnLearner(TorchLearner):
 
         Returns:
             `metrics` (finite floats unless training diverged), `cost_scale` (the objective's, updated),
-            `weights` (the module's state, or `None`) and `bonus` (likewise the models' arrays of a bonus).
+            `weights` (the module's state, or `None`), `bonus` (likewise the models' arrays of a bonus) and
+            `advantages_finite`: where the weighed advantages are not, on any learner, nothing is learned from them.
         """
         columns = ColumnBatch.concatenate(_fetch(training_data.batch_refs) or [self._no_rows()])
         settings = self.experiment.update
@@ -178,6 +179,8 @@ class ColumnLearner(TorchLearner):
         )
         if isinstance(settings, CPOSettings):
             batch.cost_advantages = standardized[streams.index(COST)]
+        if context.sum([float(np.count_nonzero(~np.isfinite(batch.advantages)))])[0]:
+            return self._result(metrics, objective, return_state, advantages_finite=False)
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported, once, by the algorithm
             metrics |= self.update_rule(batch.to(self._device), context)
         self.actor_critic.anneal(remaining)
@@ -210,9 +213,12 @@ class ColumnLearner(TorchLearner):
         add_bonus(columns, context.streams, eta, to_values=True)
         return metrics | _explained_variances(columns, context)
 
-    def _result(self, metrics: dict[str, float], objective: Objective, wanted: bool) -> dict[str, Any]:
+    def _result(
+        self, metrics: dict[str, float], objective: Objective, wanted: bool, *, advantages_finite: bool = True
+    ) -> dict[str, Any]:
         return {
             "metrics": metrics,
+            "advantages_finite": advantages_finite,
             "cost_scale": objective.cost_scale,
             "weights": self.actor_critic.get_state() if wanted else None,
             "bonus": (self.intrinsic.weights() if self.intrinsic else {}) if wanted else None,

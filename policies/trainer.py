@@ -33,7 +33,12 @@ class RLTrainer:
             self.algorithm: PolicyOptimization = config.build_algo()
 
     def train_iteration(self) -> dict[str, Any]:
-        """One iteration; see `PolicyOptimization.training_step`."""
+        """One iteration; returns its metrics and, of tasks with a plane, `visits` as text.
+
+        Raises:
+            TrainingStopped: an environment failed for good, or training diverged.
+            WorkersLost: runners or a learner died and did not come back.
+        """
         self.algorithm.train()
         visits = self.algorithm.last_visits
         return {**self.algorithm.last_metrics, **({} if visits is None else {"visits": visits.encode()})}
@@ -53,7 +58,11 @@ class RLTrainer:
         policy.save(self.algorithm.weights, folder)
 
     def restore(self, folder: Path) -> None:
-        """Continues from `save`."""
+        """Continues from `save`.
+
+        Raises:
+            UserError: a runner cannot continue the checkpoint's episodes.
+        """
         self.algorithm.restore_from_path(str(folder / ALGORITHM))
 
     def stop(self) -> None:

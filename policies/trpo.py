@@ -45,7 +45,7 @@ def update(batch: UpdateBatch, context: UpdateContext, settings: TRPOSettings) -
 
     result = region.search(natural_step(v, g - residual, settings.target_kl), accepts)
     norm = float(np.linalg.norm(g))
-    metrics = {"cg_residual": float(np.linalg.norm(residual)) / norm if norm > 0 else 0.0}
+    metrics = {"cg_residual": float(np.linalg.norm(residual)) / norm if norm else 0.0}  # NaN where the gradient is
     return metrics | result.metrics() | region.fit_critics()
 
 

@@ -75,9 +75,8 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
             rng = np.random.default_rng((self.plan.seed, self.index, iteration, request))
             rollout = self.collector.collect(actor, steps, rng, self._bonus(weights))
         except Exception as error:
-            message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            detail = "" if isinstance(error, UserError) else "\n" + traceback.format_exc()
-            return Rollout([], 0, 0.0, EpisodeRecords(), None, error=f"env runner {self.index}: {message}{detail}")
+            message = f"env runner {self.index}: {_explained(error)}"
+            return Rollout([], 0, 0.0, EpisodeRecords(), None, error=message)
         rollout.shards = rollout.shards[0].split(shards)
         if self.index > 0:
             rollout.shards = [ray.put(shard) for shard in rollout.shards]
@@ -95,12 +94,30 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
         """The episodes under way, for a checkpoint; `None` before the first request."""
         return None if self.collector is None else self.collector.state()
 
-    def load_rollout_state(self, state: dict[str, Any] | None) -> None:
-        """Continues the episodes of a checkpoint."""
+    def load_rollout_state(self, state: dict[str, Any] | None) -> str | None:
+        """Continues the episodes of a checkpoint; without any, the next request begins new ones.
+
+        Args:
+            state: what `rollout_state` gave, or `None`.
+
+        Returns:
+            What went wrong, since an exception would end the actor, or `None`. A collector that could not be loaded is
+            not kept: it would play its first episodes again.
+        """
         self.stop()
-        if state is not None:
-            self.collector = Collector(self.plan, tuple(state["entropy"]))
-            self.collector.load(state)
+        if state is None:
+            return None
+        try:
+            collector = Collector(self.plan, tuple(state["entropy"]))
+        except Exception as error:
+            return _explained(error)
+        try:
+            collector.load(state)
+        except Exception as error:
+            collector.close()
+            return _explained(error)
+        self.collector = collector
+        return None
 
     # What RLlib asks of a runner.
 
@@ -136,3 +153,10 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
         if self.collector is not None:
             self.collector.close()
             self.collector = None
+
+
+def _explained(error: Exception) -> str:
+    """What an error says; of a defect with its traceback below."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"

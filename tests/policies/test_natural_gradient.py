@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -119,6 +120,18 @@ def test_where_no_step_helps_the_old_policy_stays_to_the_bit(advantage: float) -
     assert metrics["step_accepted"] == 0
     assert metrics["kl"] == 0
     np.testing.assert_array_equal(policy_vector(context), before)
+
+
+@pytest.mark.parametrize(
+    ("update", "rule"), [(trpo.update, TRPOSettings()), (cpo.update, CPOSettings())], ids=["trpo", "cpo"]
+)
+def test_a_gradient_that_is_nan_shows_in_the_residual(update: Any, rule: Any) -> None:
+    """The old policy stays, and its KL is 0: nothing else would tell."""
+    module = make_module(BOX, "tanh")
+    batch, context = make_acting_batch(module), make_context(module, excess_cost=0.003)
+    metrics = update(replace(batch, log_probs=np.full_like(batch.log_probs, np.nan)), context, rule)
+    assert metrics["kl"] == 0
+    assert math.isnan(metrics["cg_residual"])
 
 
 @pytest.mark.parametrize(
