@@ -19,18 +19,16 @@ _WEIGHED = {**SAFETY, "advantage": {"cost": "standardize"}}
 # still.
 _PID = {"kind": "pid", "kp": 0.02, "ki": 0.0015, "kd": 0.02, "p_smoothing": 0.8, "d_smoothing": 0.8}
 
-# The same critics as PPO's, and CPO's too. One step an iteration moves the policy less than PPO's many, so the
-# multiplier rises more slowly still; the derivative, which answers an untrained agent's first cost with a leap, is off.
-TRPO = {
-    "rollout": SAFETY["rollout"],
-    "update": {
-        "kind": "trpo",
-        "critic_learning_rate": 3e-4,
-        "critic_epochs": 20,
-        "critic_minibatch_size": 1000,
-        "critic_max_grad_norm": 40.0,
-    },
+# The same critics as PPO's, of TRPO and of CPO.
+_CRITICS = {
+    "critic_learning_rate": 3e-4,
+    "critic_epochs": 20,
+    "critic_minibatch_size": 1000,
+    "critic_max_grad_norm": 40.0,
 }
+TRPO = {"rollout": SAFETY["rollout"], "update": {"kind": "trpo", **_CRITICS}}
+# One step an iteration moves the policy less than PPO's many, so the multiplier rises more slowly still; the
+# derivative, which answers an untrained agent's first cost with a leap, is off.
 _TRPO_GAINS = {**_PID, "kp": 0.01, "ki": 0.0005, "kd": 0.0}
 
 # The authors' numbers for classic control: batches of 5,000 steps, discount 0.995, a critic that never sees the bonus.
@@ -73,7 +71,11 @@ PRESETS: dict[str, Preset] = {
     "cpo": Preset(
         "constrained policy optimization: the cost limit inside the trust region's problem",
         "Achiam, Held, Tamar, Abbeel 2017, arXiv:1705.10528",
-        {**TRPO, "update": {**TRPO["update"], "kind": "cpo"}, "constraint": {"kind": "trust-region"}},
+        {
+            "rollout": SAFETY["rollout"],
+            "update": {"kind": "cpo", **_CRITICS},
+            "constraint": {"kind": "trust-region"},
+        },
     ),
     "surprisal": Preset(
         "TRPO with the surprisal of a learned model of the dynamics as a bonus",
