@@ -63,7 +63,8 @@ METRICS: dict[str, str] = {
     "cpo_nu": "CPO's dual variable of the cost limit, nu*",
     "cost_surrogate_change": "change of the cost's surrogate by CPO's step, cost per step",
     # how learning goes
-    "kl": "mean divergence of the new policy from the one that collected, nats",
+    "kl": "mean divergence of the new policy from the one that collected, or that the update began with, nats",
+    "behavior_kl": "mean divergence of the policy that the update began with from the one that collected, nats",
     "entropy": "mean entropy of the policy, nats",
     "policy_std": "mean standard deviation of a Gaussian policy",
     "clip_fraction": "fraction of samples whose probability ratio was clipped",

@@ -151,6 +151,7 @@ class PolicyOptimization(Algorithm):
         self.last_visits: Visits | None = None
         self._weights: Mapping[str, np.ndarray] | None = None
         self._bonus_weights: Mapping[str, np.ndarray] = {}
+        self._acting: Mapping[str, np.ndarray] | None = None  # of the next batch, if sampling is asynchronous
         super().setup(config)
         self.sampling = Sampling(self.experiment, self.env_runner_group)
 
@@ -184,8 +185,18 @@ class PolicyOptimization(Algorithm):
         self._check_finite(metrics, results["advantages_finite"])
 
     def _sample(self) -> list[Rollout]:
-        weights = {**self.weights, **self._bonus_weights}
-        return self.sampling.collect(weights, iteration=self.updates, env_steps=self.env_steps)
+        """The iteration's batch; if sampling is asynchronous, the next one is begun under the same weights as this."""
+        newest = {**self.weights, **self._bonus_weights}
+        if not self.experiment.rollout.asynchronous:
+            return self.sampling.collect(newest, iteration=self.updates, env_steps=self.env_steps)
+        acting = self._acting or newest
+        rollouts = self.sampling.collect(acting, iteration=self.updates, env_steps=self.env_steps)
+        # A learner in this process writes into the arrays that it has given out.
+        self._acting = {name: np.array(array) for name, array in newest.items()}
+        env_steps = self.env_steps + sum(rollout.env_steps for rollout in rollouts)
+        if env_steps < self.experiment.steps:
+            self.sampling.begin(self._acting, iteration=self.updates + 1, env_steps=env_steps)
+        return rollouts
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Finds restarted runners; weights and streams reach them with the next request."""
@@ -271,6 +282,7 @@ class PolicyOptimization(Algorithm):
             "constraint": self.constraint.state(),
             "rollouts": self.sampling.episodes(),
             "bonus": self._bonus_states(),
+            "acting": self._acting,
         }
         return state
 
@@ -284,6 +296,7 @@ class PolicyOptimization(Algorithm):
         self.env_steps, self.updates = own["env_steps"], own["updates"]
         self.total_cost, self.total_episodes, self.recent = own["total_cost"], own["total_episodes"], own["recent"]
         self.constraint.load(own["constraint"])
+        self._acting = own.get("acting")
         self.sampling.load_episodes(own["rollouts"])
         self._load_bonus_states(own.get("bonus") or {})
 

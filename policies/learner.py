@@ -23,6 +23,7 @@ from quadriga.platform.rollouts.columns import ColumnBatch
 from quadriga.platform.rollouts.plan import COST, INTRINSIC, REWARD
 from quadriga.platform.statistics import RunningMoments
 from quadriga.policies import distributions
+from quadriga.policies.asynchrony import rebase
 from quadriga.policies.batch import UpdateBatch
 from quadriga.policies.bonuses import Intrinsic, add_bonus
 from quadriga.policies.context import Descent, UpdateContext
@@ -169,6 +170,11 @@ class ColumnLearner(TorchLearner):
             columns.value_targets,
             memory=None if columns.resets is None else Memory(columns.resets, columns.initial_states),
         )
+        if self.experiment.rollout.asynchronous:
+            rho, of_lag = rebase(batch, context)
+            standardized *= rho
+            metrics |= of_lag
+            batch.advantages = standardized[0]
         if objective.cost_scale is not None:
             objective = self._rescaled(objective, batch, standardized, context)
         weights = objective.weights()

@@ -40,6 +40,7 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
         self.plan: RolloutPlan = self.config.rollout_plan
         self.index: int = self.worker_index or 0
         self.collector: Collector | None = None
+        self._before: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         """What Ray's dashboard and logs call it."""
@@ -53,6 +54,7 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
         request: int,
         steps: int,
         shards: int,
+        remember: bool = False,
     ) -> Rollout:
         """Collects `steps` steps of every environment under `weights`.
 
@@ -62,11 +64,14 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
             request: 0, or more where lost steps are collected anew.
             steps: a number of steps for each environment.
             shards: how many batches to return, one a learner.
+            remember: whether `state_before_request` is to be asked for.
 
         Returns:
             A rollout; `error` tells what went wrong, since an exception would end the actor.
         """
         try:
+            if remember and request == 0:
+                self._before = self.rollout_state()
             if isinstance(weights, ray.ObjectRef):
                 weights = ray.get(weights)
             if self.collector is None:
@@ -93,6 +98,10 @@ class ColumnEnvRunner(EnvRunner, Checkpointable):
     def rollout_state(self) -> dict[str, Any] | None:
         """The episodes under way, for a checkpoint; `None` before the first request."""
         return None if self.collector is None else self.collector.state()
+
+    def state_before_request(self) -> dict[str, Any] | None:
+        """`rollout_state` as it was before the last iteration's first request, if that had `remember`."""
+        return self._before
 
     def load_rollout_state(self, state: dict[str, Any] | None) -> str | None:
         """Continues the episodes of a checkpoint; without any, the next request begins new ones.

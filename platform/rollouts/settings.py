@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from quadriga.platform.experiment import Section
 
@@ -31,4 +31,13 @@ class RolloutSettings(Section):
     sample_timeout: Annotated[float, Field(gt=0, description="seconds after which a silent runner counts as lost")] = (
         600.0
     )
+    asynchronous: Annotated[
+        bool, Field(description="env runners collect the next batch during an update, under the policy before it")
+    ] = False
     restart_timeout: Annotated[float, Field(gt=0, description="seconds to wait for a runner when none is left")] = 300.0
+
+    @model_validator(mode="after")
+    def _somebody_collects_meanwhile(self) -> RolloutSettings:
+        if self.asynchronous and self.env_runners == 0:
+            raise ValueError("asynchronous: expected rollout.env_runners of at least 1, got 0: it is they who collect")
+        return self
