@@ -6,6 +6,7 @@ plays its own share, and what it plays beyond is not counted.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import gymnasium as gym
@@ -37,15 +38,18 @@ def evaluate(experiment: RLExperiment, checkpoint: Path, request: EvaluationRequ
     if request.video is not None:
         check_video_path(request.video)
     num_envs = min(MAX_ENVS, request.episodes)
-    env = make_vector_env(experiment.env, num_envs, episode_seeds=EpisodeSeeds((request.seed, STREAM)))
-    try:
+    with contextlib.ExitStack() as opened:
+        filmed = None
+        if request.video is not None:  # made before anything is played, since not every environment can be drawn
+            filmed = make_env(experiment.env, render_mode="rgb_array")
+            opened.callback(filmed.close)
+        env = make_vector_env(experiment.env, num_envs, episode_seeds=EpisodeSeeds((request.seed, STREAM)))
+        opened.callback(env.close)
         policy = Policy.load(checkpoint, activation=experiment.network.activation, action_space=env.single_action_space)
         rng = None if request.deterministic else np.random.default_rng((request.seed, STREAM))
         samples = _play(env, policy, rng, request.episodes)
-    finally:
-        env.close()
-    if request.video is not None:
-        _film(experiment, policy, request)
+        if filmed is not None:
+            _film(filmed, policy, request)
     return samples
 
 
@@ -75,25 +79,21 @@ def _play(
     }
 
 
-def _film(experiment: RLExperiment, policy: Policy, request: EvaluationRequest) -> None:
+def _film(env: gym.Env, policy: Policy, request: EvaluationRequest) -> None:
     """One episode from the seed of the first evaluated one, drawn frame by frame."""
     assert request.video is not None
-    env = make_env(experiment.env, render_mode="rgb_array")
     encode = observation_encoder(env.observation_space) or (lambda observation: observation)
     decode = action_decoder(env.action_space)
     rng = None if request.deterministic else np.random.default_rng((request.seed, STREAM))
     policy.forget()
     fps = int(env.metadata.get("render_fps") or 30)
-    try:
-        observation, _ = env.reset(seed=EpisodeSeeds((request.seed, STREAM)).seed(0, 0))
-        with VideoWriter(request.video, fps) as video:
-            done = False
-            while not done:
-                video.add(np.asarray(env.render()))
-                column = np.asarray(encode(observation), np.float32)[None]
-                (action,) = decode(policy(column, rng))
-                observation, _, terminated, truncated, _ = env.step(action)
-                done = bool(terminated or truncated)
+    observation, _ = env.reset(seed=EpisodeSeeds((request.seed, STREAM)).seed(0, 0))
+    with VideoWriter(request.video, fps) as video:
+        done = False
+        while not done:
             video.add(np.asarray(env.render()))
-    finally:
-        env.close()
+            column = np.asarray(encode(observation), np.float32)[None]
+            (action,) = decode(policy(column, rng))
+            observation, _, terminated, truncated, _ = env.step(action)
+            done = bool(terminated or truncated)
+        video.add(np.asarray(env.render()))

@@ -113,12 +113,13 @@ def test_a_runner_killed_while_its_batch_is_under_way_is_replaced(make_trainer: 
 
 
 def test_the_constraint_holds_with_the_older_policy(make_trainer: Trainers) -> None:
+    """With a gain that suits the longer loop: what was tempting is paid for two iterations later, not one."""
     env = {"id": "faulty_environments:Tempting-v0"}
-    trainer = make_trainer(
-        env=env, rollout=RUNNERS, constraint={"cost_limit": 2.0, "kp": 0.2, "ki": 0.05}, steps=40_000
-    )
-    rows = [trainer.train_iteration() for _ in range(80)]
-    assert np.mean([row["constraint_cost"] for row in rows[-20:]]) == pytest.approx(2.0, abs=0.5)
+    constraint = {"cost_limit": 2.0, "kp": 0.2, "ki": 0.02}
+    trainer = make_trainer(env=env, rollout=RUNNERS, constraint=constraint, steps=50_000)
+    rows = [trainer.train_iteration() for _ in range(120)]
+    assert np.mean([row["constraint_cost"] for row in rows[-40:]]) == pytest.approx(2.0, abs=0.5)
+    assert rows[-1]["lagrange_multiplier"] > 0
 
 
 def test_cartpole_is_learned_as_without(make_trainer: Trainers) -> None:
@@ -151,7 +152,7 @@ def test_rebasing_weighs_rows_by_the_ratio_of_the_two_policies(action_space: gym
     np.testing.assert_allclose(batch.distributions, inputs.numpy(), atol=1e-5)
     np.testing.assert_allclose(rho, np.minimum(np.exp(log_probs - before), RATIO_MAX), rtol=1e-4)
     assert rho.dtype == np.float32
-    assert divergence > 0.005
+    assert divergence > 0.002
     assert metrics["behavior_kl"] == pytest.approx(divergence, rel=0.1)
     # An expectation under the policy that learns, from rows of the one that acted: of the negative log-probability.
     exact = float(distributions.entropy(inputs, learns.log_std))
