@@ -34,6 +34,7 @@ from quadriga.policies.trainer import RLTrainer
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
+SLOW = pytest.mark.slow
 RUNNERS = {"env_runners": 2, "envs_per_runner": 2, "asynchronous": True}
 
 
@@ -63,7 +64,10 @@ def test_the_runners_collect_while_the_learner_learns(make_trainer: Trainers, mo
     assert in_flight == [2]
 
 
-@pytest.mark.parametrize("rule", [SAFE_SURPRISAL, LSTM | TRPO_PID], ids=["safe-surprisal", "lstm-trpo"])
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param(SAFE_SURPRISAL, id="safe-surprisal"), pytest.param(LSTM | TRPO_PID, id="lstm-trpo", marks=SLOW)],
+)
 def test_resume_is_bit_identical(make_trainer: Trainers, tmp_path: Path, rule: dict[str, Any]) -> None:
     changes = {"rollout": RUNNERS | ({"batch_size": 380} if "units" in rule.get("network", {}) else {})} | rule
     whole = make_trainer(**changes)
@@ -86,6 +90,7 @@ def test_resume_is_bit_identical(make_trainer: Trainers, tmp_path: Path, rule: d
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_goes_on_equals_one_that_was_longer_from_the_start(
     make_trainer: Trainers, tmp_path: Path
 ) -> None:
@@ -122,6 +127,7 @@ def test_the_constraint_holds_with_the_older_policy(make_trainer: Trainers) -> N
     assert rows[-1]["lagrange_multiplier"] > 0
 
 
+@pytest.mark.slow
 def test_cartpole_is_learned_as_without(make_trainer: Trainers) -> None:
     settings = build(
         {"preset": "ppo", "env": "CartPole-v1", "seed": 1, "rollout": RUNNERS | {"batch_size": 4000}, "steps": 80_000}

@@ -77,7 +77,7 @@ def test_a_runner_that_never_comes_back_stops_the_run(make_trainer: Trainers) ->
         trainer.train_iteration()
 
 
-@pytest.mark.parametrize("env_runners", [1, 2])
+@pytest.mark.parametrize("env_runners", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_runner_that_hangs_is_replaced_and_every_batch_is_full(
     make_trainer: Trainers, tmp_path: Path, caplog: pytest.LogCaptureFixture, env_runners: int
 ) -> None:
