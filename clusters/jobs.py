@@ -258,8 +258,11 @@ class JobServer:
         with explained(self.url):
             self._client.submit_job(entrypoint=shlex.join(["python", "-c", program, id]), submission_id=own)
         self.wait(own, WITHDRAWAL_S)
-        with contextlib.suppress(UserError), explained(self.url):
-            self._client.delete_job(own)
+        deadline = time.monotonic() + PATIENCE_S
+        while any(job.id == own for job in self.list()) and time.monotonic() < deadline:
+            with contextlib.suppress(UserError), explained(self.url):  # refused until Ray has noted its end everywhere
+                self._client.delete_job(own)
+            time.sleep(POLL_S / 4)
 
     def wait(self, id: str, seconds: float | None = None) -> Job:
         """The job when it has ended, or as it is after so many seconds.

@@ -41,9 +41,11 @@ search:
   trials: 12
   objective: {maximize: episode_return_mean, average: 1}
 """
+# Trials that rest are under way together: of those that have not begun nobody takes anything over.
 POPULATION = """\
 preset: walk
 steps: 40_000
+pause: 0.3
 search:
   parameters: {learning_rate: {loguniform: [0.00001, 0.1]}}
   trials: 4

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -52,6 +53,7 @@ class WalkExperiment(Experiment):
     steps: Annotated[int, Field(gt=0)] = 20_000
     env: Env = Env()
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    pause: Annotated[float, Field(ge=0, description="seconds that an iteration rests")] = 0.0
     faults: Faults = Faults()
 
 
@@ -72,6 +74,7 @@ class WalkTrainer:
 
     def train_iteration(self) -> dict[str, float]:
         faults, iteration = self.experiment.faults, self.steps // BATCH + 1
+        time.sleep(self.experiment.pause)
         if iteration == faults.interrupt_at:
             for _ in range(1 + faults.interrupt_twice):
                 signal.raise_signal(getattr(signal, faults.signal))
