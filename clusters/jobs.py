@@ -260,7 +260,7 @@ class JobServer:
         self.wait(own, WITHDRAWAL_S)
         deadline = time.monotonic() + PATIENCE_S
         while any(job.id == own for job in self.list()) and time.monotonic() < deadline:
-            with contextlib.suppress(UserError), explained(self.url):  # refused until Ray has noted its end everywhere
+            with contextlib.suppress(UserError), explained(self.url):  # one try is not always enough
                 self._client.delete_job(own)
             time.sleep(POLL_S / 4)
 
