@@ -180,7 +180,7 @@ class JobServer:
                 "ask for fewer (rollout.env_runners, learner.learners, compute.workers), or take more nodes"
             )
         if needs.elsewhere:
-            return needs.resources
+            return needs.admission()
         cpus = [node.resources_total.get("CPU", 0.0) for node in nodes if node.is_head_node]
         if cpus and needs.cpus > max(cpus):
             raise UserError(

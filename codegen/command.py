@@ -140,8 +140,8 @@ def execute(
             f"{summary.verdicts['infrastructure_error']:,} samples were not judged (infrastructure_error) and are in "
             "no estimate; their lines say why"
         )
-    if missing := [k for k in work.ks if k not in summary.pass_at_k]:
-        warn(f"k = {', '.join(map(str, missing))} left out: more than the judged samples of some problem")
+    if said := summary.left_out(work.ks):
+        warn(said)
 
 
 @app.command(short_help="Check the sandbox before trusting it.")

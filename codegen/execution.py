@@ -77,6 +77,11 @@ class Summary:
     pass_at_k: dict[int, estimators.PassAtK] = field(default_factory=dict)
     verdicts: Counter[str] = field(default_factory=Counter)
 
+    def left_out(self, ks: Sequence[int]) -> str:
+        """Which of `ks` have no estimate, and why, for a warning; empty if none."""
+        missing = ", ".join(str(k) for k in ks if k not in self.pass_at_k)
+        return f"k = {missing} left out: more than the judged samples of some problem" if missing else ""
+
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         return {

@@ -201,10 +201,15 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
 
     They begin with the begin token where the tokenizer sets one, and never end with an end token.
     """
+    return [*_head(tokenizer), *tokenizer(text, add_special_tokens=False).input_ids]
+
+
+@functools.lru_cache(maxsize=8)
+def _head(tokenizer: Any) -> tuple[int, ...]:
+    """What a tokenizer sets before a text; asked once, for there are as many prompts as examples."""
     plain, shown = (list(tokenizer("a", add_special_tokens=each).input_ids) for each in (False, True))
     begun = [tokenizer.bos_token_id, *plain]
-    head = [tokenizer.bos_token_id] if shown[: len(begun)] == begun else []
-    return [*head, *tokenizer(text, add_special_tokens=False).input_ids]
+    return (tokenizer.bos_token_id,) if shown[: len(begun)] == begun else ()
 
 
 def needs(source: Source, config: Any, dtype: torch.dtype, capacity: int) -> Needs:

@@ -154,7 +154,6 @@ def _judge(work: Plan, path: Path, kept: list[int], timeout: float, workers: int
         pool.close()
     if summary.verdicts["infrastructure_error"]:
         warn(f"{summary.verdicts['infrastructure_error']:,} samples of {path.name} were not judged; see {path.parent}")
-    if missing := [k for k in kept if k not in summary.pass_at_k]:
-        shown = ", ".join(map(str, missing))
-        warn(f"k = {shown} left out: more than the judged samples of some problem in {path.name}")
+    if said := summary.left_out(kept):
+        warn(f"{said} in {path.name}")
     return sweep.Point(work.settings.decoding.temperature, summary.pass_at_k, summary.samples)

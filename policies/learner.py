@@ -174,7 +174,6 @@ class ColumnLearner(TorchLearner):
             rho, of_lag = rebase(batch, context)
             standardized *= rho
             metrics |= of_lag
-            batch.advantages = standardized[0]
         if objective.cost_scale is not None:
             objective = self._rescaled(objective, batch, standardized, context)
         weights = objective.weights()

@@ -21,7 +21,7 @@ from small_modules import (
     make_recurrent_module,
     make_sequences,
 )
-from small_trainers import LSTM, SAFE_SURPRISAL, TRPO_PID, Trainers, assert_identical, everything, experiment
+from small_trainers import LSTM, SAFE_SURPRISAL, TRPO_PID, Trainers, assert_resumes_identically, experiment
 
 from quadriga.platform.errors import UserError
 from quadriga.platform.experiment import build
@@ -38,10 +38,12 @@ SLOW = pytest.mark.slow
 RUNNERS = {"env_runners": 2, "envs_per_runner": 2, "asynchronous": True}
 
 
-def test_batches_are_full_and_the_policy_that_acted_is_one_update_older(make_trainer: Trainers) -> None:
+def test_batches_are_full_and_the_policy_that_acted_is_one_update_older(make_trainer: Trainers, tmp_path: Path) -> None:
     trainer = make_trainer(rollout=RUNNERS)
-    rows = [trainer.train_iteration() for _ in range(10)]
-    assert [row["env_steps"] for row in rows] == [400 * (n + 1) for n in range(10)]
+    rows = [trainer.train_iteration() for _ in range(5)]
+    trainer.save(tmp_path)
+    rows += [trainer.train_iteration() for _ in range(5)]
+    assert [row["env_steps"] for row in rows] == [400 * (n + 1) for n in range(10)], "saving takes nothing away"
     assert rows[0]["behavior_kl"] == pytest.approx(0, abs=1e-9), "the first batch is the newest policy's"
     for before, row in itertools.pairwise(rows):
         assert before["kl"] / 3 < row["behavior_kl"] < 3 * before["kl"], "what the update before moved, on other rows"
@@ -70,43 +72,15 @@ def test_the_runners_collect_while_the_learner_learns(make_trainer: Trainers, mo
 )
 def test_resume_is_bit_identical(make_trainer: Trainers, tmp_path: Path, rule: dict[str, Any]) -> None:
     changes = {"rollout": RUNNERS | ({"batch_size": 380} if "units" in rule.get("network", {}) else {})} | rule
-    whole = make_trainer(**changes)
-    for _ in range(5):
-        expected_row = whole.train_iteration()
-    half = make_trainer(**changes)
-    for _ in range(2):
-        half.train_iteration()
-    half.save(tmp_path)
-    assert half.train_iteration()["env_steps"] == expected_row["env_steps"] * 3 // 5, "saving takes nothing away"
-    half.stop()
-    resumed = make_trainer(**changes)
-    resumed.restore(tmp_path)
-    for _ in range(3):
-        row = resumed.train_iteration()
-    assert_identical(everything(resumed), everything(whole))
-    timings = {"time_sampling_s", "time_learning_s", "env_steps_per_second"}
-    assert_identical(
-        {k: v for k, v in row.items() if k not in timings}, {k: expected_row[k] for k in row if k not in timings}
-    )
+    assert_resumes_identically(make_trainer, tmp_path, changes, iterations=5, saved_after=2)
 
 
 @pytest.mark.slow
 def test_a_finished_run_that_goes_on_equals_one_that_was_longer_from_the_start(
     make_trainer: Trainers, tmp_path: Path
 ) -> None:
-    whole = make_trainer(rollout=RUNNERS, steps=1600)
-    for _ in range(4):
-        whole.train_iteration()
-    short = make_trainer(rollout=RUNNERS, steps=800)
-    for _ in range(2):
-        short.train_iteration()
-    short.save(tmp_path)
-    short.stop()
-    resumed = make_trainer(rollout=RUNNERS, steps=1600)
-    resumed.restore(tmp_path)
-    for _ in range(2):
-        resumed.train_iteration()
-    assert_identical(everything(resumed), everything(whole))
+    longer, shorter = ({"rollout": RUNNERS, "steps": steps} for steps in (1600, 800))
+    assert_resumes_identically(make_trainer, tmp_path, longer, iterations=4, saved_after=2, first=shorter)
 
 
 def test_a_runner_killed_while_its_batch_is_under_way_is_replaced(make_trainer: Trainers) -> None:

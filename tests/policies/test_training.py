@@ -16,6 +16,7 @@ from small_trainers import (
     VIME,
     Trainers,
     assert_identical,
+    assert_resumes_identically,
     everything,
 )
 
@@ -133,24 +134,7 @@ def test_resume_is_bit_identical(
     if "units" in rule.get("network", {}):
         rollout["batch_size"] = 399
     changes = {"env": {"id": env}, "rollout": rollout} | rule
-    whole = make_trainer(**changes)
-    for _ in range(4):
-        expected_row = whole.train_iteration()
-    half = make_trainer(**changes)
-    for _ in range(2):
-        half.train_iteration()
-    half.save(tmp_path)
-    half.stop()
-    resumed = make_trainer(**changes)
-    resumed.restore(tmp_path)
-    for _ in range(2):
-        row = resumed.train_iteration()
-    assert_identical(everything(resumed), everything(whole))
-    timings = {"time_sampling_s", "time_learning_s", "env_steps_per_second"}
-    assert_identical(
-        {name: value for name, value in row.items() if name not in timings},
-        {name: value for name, value in expected_row.items() if name not in timings},
-    )
+    assert_resumes_identically(make_trainer, tmp_path, changes, iterations=4, saved_after=2)
 
 
 def test_an_older_checkpoint_can_be_loaded_into_a_running_algorithm(make_trainer: Trainers, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ import numpy as np
 from quadriga.platform.experiment import build, merged
 from quadriga.policies.experiment import RLExperiment
 from quadriga.policies.trainer import RLTrainer
+
+TIMINGS = {"time_sampling_s", "time_learning_s", "env_steps_per_second"}
 
 SMALL: dict[str, Any] = {
     "preset": "pid-lagrangian",
@@ -58,6 +62,37 @@ class Trainers:
     def add(self, trainer: RLTrainer) -> RLTrainer:
         self.made.append(trainer)
         return trainer
+
+
+def assert_resumes_identically(
+    make_trainer: Trainers,
+    folder: Path,
+    changes: Mapping[str, Any],
+    *,
+    iterations: int,
+    saved_after: int,
+    first: Mapping[str, Any] | None = None,
+) -> None:
+    """A run of `iterations` equals one that was stopped after `saved_after` of them and went on from `folder`.
+
+    `first`: changes of the run that was stopped, if they are others.
+    """
+    whole = make_trainer(**changes)
+    for _ in range(iterations):
+        expected_row = whole.train_iteration()
+    part = make_trainer(**(first or changes))
+    for _ in range(saved_after):
+        part.train_iteration()
+    part.save(folder)
+    part.stop()
+    resumed = make_trainer(**changes)
+    resumed.restore(folder)
+    for _ in range(iterations - saved_after):
+        row = resumed.train_iteration()
+    assert_identical(everything(resumed), everything(whole))
+    assert_identical(
+        *({name: value for name, value in each.items() if name not in TIMINGS} for each in (row, expected_row))
+    )
 
 
 def everything(trainer: RLTrainer) -> dict[str, Any]:
