@@ -32,6 +32,8 @@ PATIENCE_S = 5.0
 """Pending for longer, a job is said to wait."""
 WITHDRAWAL_S = 60.0
 """Seconds within which a job that waits is taken out of the queue."""
+RELIST_S = 2.5
+"""A job that was deleted and is not listed for so long is gone."""
 NODES = 10_000
 METADATA = ("experiment", "algorithm", "environment", "run")
 
@@ -258,10 +260,14 @@ class JobServer:
         with explained(self.url):
             self._client.submit_job(entrypoint=shlex.join(["python", "-c", program, id]), submission_id=own)
         self.wait(own, WITHDRAWAL_S)
-        deadline = time.monotonic() + PATIENCE_S
-        while any(job.id == own for job in self.list()) and time.monotonic() < deadline:
-            with contextlib.suppress(UserError), explained(self.url):  # one try is not always enough
-                self._client.delete_job(own)
+        # Ray looks after each job once a second, and one deleted before it has seen the end it lists again, as failed.
+        last_listed = time.monotonic()
+        deadline = last_listed + 2 * PATIENCE_S
+        while time.monotonic() < min(last_listed + RELIST_S, deadline):
+            if any(job.id == own for job in self.list()):
+                last_listed = time.monotonic()
+                with contextlib.suppress(UserError), explained(self.url):  # one try is not always enough
+                    self._client.delete_job(own)
             time.sleep(POLL_S / 4)
 
     def wait(self, id: str, seconds: float | None = None) -> Job:

@@ -94,7 +94,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Delete runs with their metrics and checkpoints, after asking.
+    """Delete runs with their metrics and checkpoints, after asking; not one that is being trained.
 
     \b
     quadriga runs remove old-run
@@ -108,7 +108,8 @@ def remove(
         if not yes and not _agreed(folder, summarize(folder)):
             print(f"kept: {folder.path}")
             continue
-        folder.remove()
+        with folder.writing():
+            folder.remove()
         print(f"deleted: {folder.path}")
 
 

@@ -327,8 +327,8 @@ def wait_for_checkpoints(folder: Path, process: subprocess.Popen[str]) -> None:
 def test_a_benchmark_that_was_stopped_goes_on_and_equals_an_uninterrupted_one(
     walk_package: dict[str, str], tmp_path: Path, how: signal.Signals
 ) -> None:
-    steps = 300_000
-    arguments = ("--presets", "walk", "--seeds", "0-1", "--steps", str(steps))
+    steps, pause = 200_000, 0.03  # six seconds: what a killed benchmark leaves behind ends sooner than its trials
+    arguments = ("--presets", "walk", "--seeds", "0-1", "--steps", str(steps), "--set", f"pause={pause}")
     folder = tmp_path / "runs" / "bowl-small"
     with start(walk_package, tmp_path, *arguments) as first:
         wait_for_checkpoints(folder / "trials", first)
@@ -342,7 +342,7 @@ def test_a_benchmark_that_was_stopped_goes_on_and_equals_an_uninterrupted_one(
         out, err = second.communicate()
     assert second.returncode == 0, err
     assert "of 2 trials to run, up to 2 at once" in out
-    whole = bowl(["walk"], [0, 1], steps)
+    whole = bowl(["walk"], [0, 1], steps, pause=pause)
     train(whole, tmp_path / "whole")
     for trial in whole:
         one, other = (

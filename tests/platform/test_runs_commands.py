@@ -134,6 +134,16 @@ def test_a_run_that_is_not_there_keeps_all_others(train: Train, capfd: pytest.Ca
     assert not Path("runs/first").exists()
 
 
+def test_a_run_that_is_being_trained_is_kept(train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    run = train(name="first")
+    with run.writing():
+        assert cli.run(["runs", "remove", "first", "--yes"]) == 2
+        assert "run 'runs/first' is being trained by process" in capfd.readouterr().err
+    assert RunFolder.open("first").metrics.read() == run.metrics.read()
+    invoke("runs", "remove", "first", "--yes")
+    assert list_runs() == []
+
+
 def test_show_says_what_a_run_is_and_what_it_left(train: Train) -> None:
     run = train("walk-fast", name="mine", env={"dim": 5})
     evaluate(run, EvaluationRequest(episodes=4))
