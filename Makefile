@@ -15,7 +15,7 @@ DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 PYTEST_ARGS ?=
 # Processes that run tests, a Ray each; 0: none but pytest itself, as a debugger wants it.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
 
 export OMP_NUM_THREADS ?= 1
@@ -40,7 +40,7 @@ demo: setup ## train a PID-Lagrangian agent on SafetyPointGoal1-v0 (DEMO_STEPS=4
 
 ##@ Develop
 
-test: setup ## run the tests but the slow ones, in three processes (TEST_PROCESSES=3)
+test: setup ## run the tests but the slow ones, in two processes (TEST_PROCESSES=2)
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
 
 test-slow: setup ## run the slow tests
