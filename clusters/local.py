@@ -286,7 +286,7 @@ def _start(cluster: LocalCluster, spec: NodeSpec, environment: Mapping[str, str]
                 stderr=stream,
                 start_new_session=True,
             )
-        answer = _answer(running, Path(spec.answer))
+        answer = _answer(running, Path(spec.answer), cluster.nodes)
         process = processes.identify(running.pid)
         if answer is not None and process is not None:
             node = NodeRecord(spec.name, answer["node_id"], process, spec.cpus, spec.gpus, spec.resources, spec.labels)
@@ -294,19 +294,23 @@ def _start(cluster: LocalCluster, spec: NodeSpec, environment: Mapping[str, str]
             return replace(cluster, address=answer["address"], dashboard=dashboard, nodes=(*cluster.nodes, node))
         if process is not None:
             processes.end("", [process], patience=1.0)
+    dead = [node.name for node in cluster.nodes if not processes.alive(node.process)]
+    log = Path(cluster.temp_dir, f"{dead[0]}.log") if dead else log
     said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    why = f"node {dead[0]!r} has ended meanwhile: " if dead else ""
     raise UserError(
-        f"node {spec.name!r} of cluster {cluster.name!r} did not start: {said[-1] if said else 'no reason given'}"
+        f"node {spec.name!r} of cluster {cluster.name!r} did not start: {why}{said[-1] if said else 'no reason given'}"
     )
 
 
-def _answer(running: subprocess.Popen[bytes], path: Path) -> dict[str, Any] | None:
+def _answer(running: subprocess.Popen[bytes], path: Path, others: Sequence[NodeRecord]) -> dict[str, Any] | None:
+    """What the node says of itself; `None` if it has ended, if another has, which it would wait for, or after long."""
     deadline = time.monotonic() + STARTUP_S
     while time.monotonic() < deadline:
         if path.exists():
             answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return answer
-        if running.poll() is not None:
+        if running.poll() is not None or not all(processes.alive(node.process) for node in others):
             return None
         time.sleep(processes.POLL_S)
     return None

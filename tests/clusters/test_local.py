@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from quadriga.clusters import local, processes
 from quadriga.clusters.local import BrokenRecord, LocalCluster, Shape
+from quadriga.clusters.node import NodeSpec
 from quadriga.platform import cli, tokens
 from quadriga.platform.errors import UserError
 
@@ -51,6 +54,22 @@ def test_nothing_of_a_cluster_listens_beyond_loopback(cluster: LocalCluster) -> 
     found = listening(family)
     assert found
     assert found <= LOOPBACK
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_head_ends_while_it_starts_says_so(state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, marks = local._start, []
+
+    def without_a_head(cluster: LocalCluster, spec: NodeSpec, environment: Mapping[str, str]) -> LocalCluster:
+        marks.append(cluster.mark)
+        for node in cluster.nodes:
+            processes.send(node.process, signal.SIGKILL)
+        return start(cluster, spec, environment)
+
+    monkeypatch.setattr(local, "_start", without_a_head)
+    with pytest.raises(UserError, match="'headless' did not start: node 'head' has ended meanwhile"):
+        local.up("headless", Shape(workers=1), port=0, dashboard_port=0)
+    assert not processes.family(marks[0])
 
 
 @pytest.mark.slow
