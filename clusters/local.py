@@ -294,10 +294,12 @@ def _start(cluster: LocalCluster, spec: NodeSpec, environment: Mapping[str, str]
             return replace(cluster, address=answer["address"], dashboard=dashboard, nodes=(*cluster.nodes, node))
         if process is not None:
             processes.end("", [process], patience=1.0)
-    dead = [node.name for node in cluster.nodes if not processes.alive(node.process)]
-    log = Path(cluster.temp_dir, f"{dead[0]}.log") if dead else log
+        dead = next((node for node in cluster.nodes if not node.alive), None)
+        if dead is not None:
+            break
+    log = log if dead is None else Path(cluster.temp_dir, f"{dead.name}.log")
     said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    why = f"node {dead[0]!r} has ended meanwhile: " if dead else ""
+    why = "" if dead is None else f"node {dead.name!r} has ended meanwhile: "
     raise UserError(
         f"node {spec.name!r} of cluster {cluster.name!r} did not start: {why}{said[-1] if said else 'no reason given'}"
     )
@@ -310,7 +312,7 @@ def _answer(running: subprocess.Popen[bytes], path: Path, others: Sequence[NodeR
         if path.exists():
             answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return answer
-        if running.poll() is not None or not all(processes.alive(node.process) for node in others):
+        if running.poll() is not None or not all(node.alive for node in others):
             return None
         time.sleep(processes.POLL_S)
     return None
