@@ -16,7 +16,8 @@ endif
 PYTEST_ARGS ?=
 # Processes that run tests, a Ray each; 0: none but pytest itself, as a debugger wants it.
 TEST_PROCESSES ?= 2
-PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
+# Files go in their order: xdist's own, by their number of tests, leaves long files for one process at the end.
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 export OMP_NUM_THREADS ?= 1
 

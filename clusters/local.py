@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from quadriga.clusters import processes
-from quadriga.clusters.node import LOOPBACK, NodeSpec
+from quadriga.clusters.node import LOOPBACK, NodeSpec, save_logs
 from quadriga.clusters.processes import MARK, Process
 from quadriga.platform import placement, tokens
 from quadriga.platform.errors import UserError, nearest
@@ -164,7 +164,7 @@ def up(
         extra_environment: for all its processes, e.g. where the data are.
 
     Raises:
-        UserError: the name is taken, a port is, or Ray does not start; nothing is left running then.
+        UserError: the name is taken, a port is, or Ray does not start; then only logs are left, where it says.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"cluster name {name!r}: allowed: letters, digits and . _ -, at most 32")
@@ -176,6 +176,9 @@ def up(
         for node in _specifications(cluster, shape or Shape(), ports):
             cluster = _start(cluster, node, environment)
             _write(cluster)
+    except UserError as error:
+        _end(cluster, logs := _folder() / "failed" / name)
+        raise UserError(f"{error}; logs: {logs}") from None
     except BaseException:
         _end(cluster)
         raise
@@ -318,8 +321,12 @@ def _answer(running: subprocess.Popen[bytes], path: Path, others: Sequence[NodeR
     return None
 
 
-def _end(cluster: LocalCluster) -> int:
+def _end(cluster: LocalCluster, logs: Path | None = None) -> int:
+    """Ends what runs and removes its folder; the logs go to `logs` before."""
     ended = processes.end(cluster.mark, [node.process for node in cluster.nodes], PATIENCE_S)
+    if logs is not None:
+        with contextlib.suppress(OSError):  # a full disk shall not hide why the cluster did not start
+            save_logs(cluster.temp_dir, logs)
     shutil.rmtree(cluster.temp_dir, ignore_errors=True)
     (_folder() / f"{cluster.name}.json").unlink(missing_ok=True)
     return ended

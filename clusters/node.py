@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import shutil
 import signal
 import socket
 import sys
@@ -61,6 +62,21 @@ class NodeSpec:
     def write(self, path: Path) -> None:
         """Writes the file that `main` reads."""
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+
+def save_logs(temp_dir: str, folder: Path) -> None:
+    """Copies the nodes' logs and Ray's from a cluster's `temp_dir` to `folder`, whose former content goes.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    ray_logs = Path(temp_dir, "session_latest", "logs")
+    if ray_logs.is_dir():
+        shutil.copytree(ray_logs, folder, dirs_exist_ok=True)
+    for log in Path(temp_dir).glob("*.log"):
+        shutil.copy(log, folder)
 
 
 def start(spec: NodeSpec) -> Any:

@@ -67,9 +67,11 @@ def test_a_cluster_whose_head_ends_while_it_starts_says_so(state_folder: Path, m
         return start(cluster, spec, environment)
 
     monkeypatch.setattr(local, "_start", without_a_head)
-    with pytest.raises(UserError, match="'headless' did not start: node 'head' has ended meanwhile"):
+    with pytest.raises(UserError, match=r"'headless' did not start: node 'head' has ended meanwhile.*; logs: ") as told:
         local.up("headless", Shape(workers=1), port=0, dashboard_port=0)
     assert not processes.family(marks[0])
+    kept = {log.name for log in Path(str(told.value).split("; logs: ")[1]).iterdir()}
+    assert {"head.log", "worker-1.log", "raylet.err", "gcs_server.out"} <= kept
 
 
 @pytest.mark.slow
