@@ -29,6 +29,7 @@ print(json.dumps([trial.name for trial in failed]))
 """
 
 
+@pytest.mark.slow
 def test_a_trial_with_runners_of_its_own_trains_and_each_runner_is_where_it_belongs(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BENCHMARK, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

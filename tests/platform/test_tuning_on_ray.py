@@ -57,6 +57,7 @@ def test_a_trial_that_lost_its_workers_is_tried_again_and_one_with_a_nan_is_not(
     assert "1 of 2 trials failed; see runs/s/trials.json" in out
 
 
+@pytest.mark.slow
 def test_a_search_whose_trials_all_fail_has_failed(walk_package: dict[str, str], tmp_path: Path) -> None:
     with start(walk_package, tmp_path, "faults.nan_at: {grid: [1, 2]}", 5000, "--quiet") as search:
         _, err = search.communicate()
@@ -64,7 +65,9 @@ def test_a_search_whose_trials_all_fail_has_failed(walk_package: dict[str, str],
     assert "no trial has a result: 2 of 2 trials failed; see runs/s/trials.json" in err
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_search_that_is_stopped_says_by_which_signal_and_is_run_by_nobody_else(
     walk_package: dict[str, str], walk_line: Any, tmp_path: Path, how: signal.Signals, code: int
 ) -> None:

@@ -68,7 +68,11 @@ def test_the_runners_collect_while_the_learner_learns(make_trainer: Trainers, mo
 
 @pytest.mark.parametrize(
     "rule",
-    [pytest.param(SAFE_SURPRISAL, id="safe-surprisal"), pytest.param(LSTM | TRPO_PID, id="lstm-trpo", marks=SLOW)],
+    [
+        pytest.param({}, id="ppo"),
+        pytest.param(SAFE_SURPRISAL, id="safe-surprisal", marks=SLOW),
+        pytest.param(LSTM | TRPO_PID, id="lstm-trpo", marks=SLOW),
+    ],
 )
 def test_resume_is_bit_identical(make_trainer: Trainers, tmp_path: Path, rule: dict[str, Any]) -> None:
     changes = {"rollout": RUNNERS | ({"batch_size": 380} if "units" in rule.get("network", {}) else {})} | rule
@@ -91,6 +95,7 @@ def test_a_runner_killed_while_its_batch_is_under_way_is_replaced(make_trainer: 
     assert [row["env_steps"] for row in rows] == [800, 1200, 1600]
 
 
+@pytest.mark.slow
 def test_the_constraint_holds_with_the_older_policy(make_trainer: Trainers) -> None:
     """With a gain that suits the longer loop: what was tempting is paid for two iterations later, not one."""
     env = {"id": "faulty_environments:Tempting-v0"}

@@ -96,7 +96,7 @@ def test_a_deviation_that_is_annealed_follows_its_line(make_trainer: Trainers, r
     ("env", "env_runners", "rule"),
     [
         ("faulty_environments:Ramp-v0", 0, {}),
-        ("faulty_environments:Ramp-v0", 1, {}),
+        pytest.param("faulty_environments:Ramp-v0", 1, {}, marks=pytest.mark.slow),
         ("HalfCheetah-v5", 0, {}),
         ("HalfCheetah-v5", 1, {}),
         ("faulty_environments:Ramp-v0", 0, {"network": {"hidden_sizes": [16], "final_log_std": -2.0}}),
@@ -109,7 +109,7 @@ def test_a_deviation_that_is_annealed_follows_its_line(make_trainer: Trainers, r
         ),
         ("SparseMountainCar-v0", 0, LEARNING_PROGRESS),
         ("SparseMountainCar-v0", 0, VIME),
-        ("faulty_environments:Ramp-v0", 1, LSTM),
+        pytest.param("faulty_environments:Ramp-v0", 1, LSTM, marks=pytest.mark.slow),
         ("faulty_environments:Ramp-v0", 0, LSTM | TRPO_PID),
     ],
     ids=[

@@ -21,7 +21,11 @@ pytestmark = pytest.mark.usefixtures("ray_session")
             1e-5,
             marks=pytest.mark.slow,
         ),
-        ({"preset": "cpo", "update": {"kind": "cpo", "critic_minibatch_size": 400, "critic_epochs": 2}}, 1e-5),
+        pytest.param(
+            {"preset": "cpo", "update": {"kind": "cpo", "critic_minibatch_size": 400, "critic_epochs": 2}},
+            1e-5,
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["ppo", "trpo", "cpo"],
 )
@@ -53,7 +57,12 @@ def test_two_learners_give_the_update_of_one(make_trainer: Trainers, rule: dict[
 
 
 @pytest.mark.parametrize(
-    "rule", [SAFE_SURPRISAL, LEARNING_PROGRESS, VIME], ids=["safe-surprisal", "learning-progress", "vime"]
+    "rule",
+    [
+        pytest.param(SAFE_SURPRISAL, id="safe-surprisal"),
+        pytest.param(LEARNING_PROGRESS, id="learning-progress", marks=pytest.mark.slow),
+        pytest.param(VIME, id="vime", marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_is_the_same_on_every_learner_and_its_bonus_on_every_runner(
     make_trainer: Trainers, rule: dict[str, Any]
