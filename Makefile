@@ -44,8 +44,8 @@ demo: setup ## train a PID-Lagrangian agent on SafetyPointGoal1-v0 (DEMO_STEPS=4
 test: setup ## run the tests but the slow ones, in two processes (TEST_PROCESSES=2)
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
 
-test-slow: setup ## run the slow tests
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+test-slow: setup ## run the slow tests, likewise
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(PYTEST_ARGS)
 
 test-programs: ## install Debian's chromium, prometheus and shellcheck, without which some tests are skipped
 	apt-get install --yes --no-install-recommends chromium prometheus shellcheck

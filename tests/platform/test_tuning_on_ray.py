@@ -41,6 +41,7 @@ def trials(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_trial_that_lost_its_workers_is_tried_again_and_one_with_a_nan_is_not(
     walk_package: dict[str, str], tmp_path: Path
 ) -> None:

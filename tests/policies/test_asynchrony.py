@@ -34,7 +34,6 @@ from quadriga.policies.trainer import RLTrainer
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-SLOW = pytest.mark.slow
 RUNNERS = {"env_runners": 2, "envs_per_runner": 2, "asynchronous": True}
 
 
@@ -66,14 +65,8 @@ def test_the_runners_collect_while_the_learner_learns(make_trainer: Trainers, mo
     assert in_flight == [2]
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        pytest.param({}, id="ppo"),
-        pytest.param(SAFE_SURPRISAL, id="safe-surprisal", marks=SLOW),
-        pytest.param(LSTM | TRPO_PID, id="lstm-trpo", marks=SLOW),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [{}, SAFE_SURPRISAL, LSTM | TRPO_PID], ids=["ppo", "safe-surprisal", "lstm-trpo"])
 def test_resume_is_bit_identical(make_trainer: Trainers, tmp_path: Path, rule: dict[str, Any]) -> None:
     changes = {"rollout": RUNNERS | ({"batch_size": 380} if "units" in rule.get("network", {}) else {})} | rule
     assert_resumes_identically(make_trainer, tmp_path, changes, iterations=5, saved_after=2)

@@ -98,7 +98,7 @@ def test_a_deviation_that_is_annealed_follows_its_line(make_trainer: Trainers, r
         ("faulty_environments:Ramp-v0", 0, {}),
         pytest.param("faulty_environments:Ramp-v0", 1, {}, marks=pytest.mark.slow),
         ("HalfCheetah-v5", 0, {}),
-        ("HalfCheetah-v5", 1, {}),
+        pytest.param("HalfCheetah-v5", 1, {}, marks=pytest.mark.slow),
         ("faulty_environments:Ramp-v0", 0, {"network": {"hidden_sizes": [16], "final_log_std": -2.0}}),
         ("faulty_environments:Ramp-v0", 0, TRPO_PID),
         ("faulty_environments:Ramp-v0", 0, CPO | {"constraint": {"cost_limit": 4.0, "margin_learning_rate": 0.1}}),

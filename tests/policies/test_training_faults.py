@@ -96,6 +96,7 @@ def test_a_runner_that_hangs_is_replaced_and_every_batch_is_full(
     assert "was silent for rollout.sample_timeout (10 s)" in caplog.text
 
 
+@pytest.mark.slow
 def test_runners_that_die_in_every_request_stop_the_run(
     make_trainer: Trainers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +111,7 @@ def test_runners_that_die_in_every_request_stop_the_run(
     assert trainer.train_iteration()["env_steps"] == 400
 
 
-@pytest.mark.parametrize("env_runners", [0, 1])
+@pytest.mark.parametrize("env_runners", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_episodes_that_cannot_be_continued_are_an_error_and_no_half_loaded_collector_stays(
     make_trainer: Trainers, tmp_path: Path, env_runners: int
 ) -> None:
@@ -127,6 +128,7 @@ def test_episodes_that_cannot_be_continued_are_an_error_and_no_half_loaded_colle
     assert kept == [False]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_runner_that_is_gone_says_so_and_can_be_continued(
     make_trainer: Trainers, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,7 +154,7 @@ def test_a_killed_learner_stops_the_run_and_says_so(make_trainer: Trainers) -> N
         trainer.train_iteration()
 
 
-@pytest.mark.parametrize("env_runners", [0, 1])
+@pytest.mark.parametrize("env_runners", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_nan_reward_stops_the_run_and_names_the_step(
     make_trainer: Trainers, tmp_path: Path, env_runners: int
 ) -> None:
@@ -165,7 +167,7 @@ def test_a_nan_reward_stops_the_run_and_names_the_step(
         trainer.train_iteration()
 
 
-@pytest.mark.parametrize("env_runners", [0, 1])
+@pytest.mark.parametrize("env_runners", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_environment_that_raises_is_rebuilt_or_stops_the_run(
     make_trainer: Trainers, tmp_path: Path, env_runners: int
 ) -> None:

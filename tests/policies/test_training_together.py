@@ -13,15 +13,17 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.mark.parametrize(
-    ("rule", "tolerance"),
+    ("env_runners", "rule", "tolerance"),
     [
-        ({"update": {"minibatch_size": 400, "epochs": 2}}, 2e-5),
+        (0, {"update": {"minibatch_size": 400, "epochs": 2}}, 2e-5),
         pytest.param(
+            2,
             {"preset": "trpo-pid", "update": {"kind": "trpo", "critic_minibatch_size": 400, "critic_epochs": 2}},
             1e-5,
             marks=pytest.mark.slow,
         ),
         pytest.param(
+            2,
             {"preset": "cpo", "update": {"kind": "cpo", "critic_minibatch_size": 400, "critic_epochs": 2}},
             1e-5,
             marks=pytest.mark.slow,
@@ -29,13 +31,15 @@ pytestmark = pytest.mark.usefixtures("ray_session")
     ],
     ids=["ppo", "trpo", "cpo"],
 )
-def test_two_learners_give_the_update_of_one(make_trainer: Trainers, rule: dict[str, Any], tolerance: float) -> None:
+def test_two_learners_give_the_update_of_one(
+    make_trainer: Trainers, env_runners: int, rule: dict[str, Any], tolerance: float
+) -> None:
     """One minibatch is the whole batch: the order of rows does not matter, only their sums.
 
     The first update is the same to 1e-5, the second, whose rows differ already by the first one's last bits, to
     `tolerance`.
     """
-    changes = {**rule, "rollout": {"env_runners": 2}}
+    changes = {**rule, "rollout": {"env_runners": env_runners}}
     one, weights, rows = make_trainer(**changes), [], []
     for _ in range(2):
         row = one.train_iteration()
