@@ -228,7 +228,10 @@ class MetricsTable:
 
     def _read_file(self) -> pa.Table:
         try:
-            return pq.read_table(io.BytesIO(storage.read(self._filesystem, self._path)))
+            data = storage.read(self._filesystem, self._path)
+            # In this thread alone: one that is still letting go of Python's bytes when the interpreter ends aborts it.
+            with pq.ParquetFile(pa.BufferReader(data)) as file:
+                return file.read(use_threads=False)
         except FileNotFoundError:
             return pa.table({})
         except pa.ArrowInvalid as error:
