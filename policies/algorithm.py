@@ -199,8 +199,8 @@ class PolicyOptimization(Algorithm):
         return rollouts
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Finds restarted runners; weights and streams reach them with the next request."""
-        return list(env_runner_group.probe_unhealthy_env_runners() or [])
+        """Finds restarted runners, before each iteration."""
+        return self.sampling.restore(self.env_steps)
 
     def _learn(self, rollouts: list[Rollout]) -> dict[str, Any]:
         # Shard by shard, so that equal counts in order give every learner one shard of each runner.

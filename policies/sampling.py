@@ -101,6 +101,19 @@ class Sampling:
             )
         return states
 
+    def restore(self, env_steps: int) -> list[int]:
+        """Finds restarted runners, by index; weights and streams reach them with the next request.
+
+        A warning names those lost until now first: a checkpoint may have found them dead, and they may be back.
+
+        Args:
+            env_steps: of training so far, for the warning.
+        """
+        if self._local is not None:
+            return []
+        self._note(self._group.num_healthy_remote_env_runners(), env_steps)
+        return list(self._group.probe_unhealthy_env_runners() or [])
+
     def load_episodes(self, states: Mapping[int, Any]) -> None:
         """Continues the episodes of a checkpoint; a runner without any begins new ones.
 
@@ -126,7 +139,7 @@ class Sampling:
     ) -> Answers:
         """Asks whoever lives for a share of the `missing` steps; what it returns waits for them."""
         if request:
-            self._group.probe_unhealthy_env_runners()
+            self.restore(env_steps)
         runners = self._note(self._wait(env_steps), env_steps)
         steps = max(1, -(-missing // (runners * self.settings.envs_per_runner * self._unit))) * self._unit
         arguments: dict[str, Any] = {"iteration": iteration, "request": request, "steps": steps, "shards": self._shards}
@@ -180,7 +193,7 @@ class Sampling:
                     f"({self.settings.restart_timeout:g} s)"
                 )
             time.sleep(0.2)
-            self._group.probe_unhealthy_env_runners()
+            self.restore(env_steps)
 
     def _note(self, living: int, env_steps: int) -> int:
         """Says how many were lost since the last time, between requests or in one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,26 @@ def test_the_only_runner_may_be_killed(make_trainer: Trainers, tmp_path: Path) -
     row = trainer.train_iteration()
     assert row["env_steps"] == 800
     assert row["env_runner_restarts"] == 1
+
+
+@pytest.mark.slow
+def test_a_runner_that_a_checkpoint_finds_dead_is_named_as_lost_though_it_is_back_before_the_next_batch(
+    make_trainer: Trainers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(rollout={"env_runners": 1})
+    trainer.train_iteration()
+    (actor,) = trainer.algorithm.env_runner_group._worker_manager.actors().values()
+    with caplog.at_level(logging.WARNING, logger="quadriga"):
+        ray.kill(actor, no_restart=False)
+        trainer.save(tmp_path)
+        assert "env runner 1 does not answer; the checkpoint is without its episodes" in caplog.text
+        is_back = False
+        while not is_back:
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                is_back = bool(ray.get(actor.ping.remote()))
+        row = trainer.train_iteration()
+    assert "1 of 1 env runners were lost after env step 400" in caplog.text
+    assert (row["env_steps"], row["env_runner_restarts"]) == (800, 1)
 
 
 def test_steps_lost_with_their_runner_are_left_out(
