@@ -317,13 +317,12 @@ def test_without_ray_there_are_no_gauges(run: RunFolder, caplog: pytest.LogCaptu
 
 def test_reading_leaves_no_thread_behind_that_the_end_of_the_interpreter_could_meet(tmp_path: Path) -> None:
     written = table_at(tmp_path / "m.parquet")
-    for step in range(1000):
-        written.append({f"column{n}": float(step) for n in range(20)})
+    written.append({f"column{n}": float(n) for n in range(20)})
     written.flush()
     script = (
         "import os, sys; from pyarrow.fs import LocalFileSystem; from quadriga.platform.metrics import MetricsTable\n"
         "threads = os.listdir('/proc/self/task')\n"
-        "assert MetricsTable(LocalFileSystem(), sys.argv[1]).read().num_rows == 1000\n"
+        "assert MetricsTable(LocalFileSystem(), sys.argv[1]).read().num_rows == 1\n"
         "assert os.listdir('/proc/self/task') == threads"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "m.parquet")]
