@@ -102,4 +102,4 @@ $(DOCS_INSTALLED): $(INSTALLED) requirements/docs.txt
 	@$(PIP_INSTALL) -r requirements/docs.txt
 	@touch $@
 
-.PHONY: setup demo test test-slow test-programs lint typecheck bench docs clean help
+.PHONY: setup demo test test-slow test-programs coverage lint typecheck bench docs clean help

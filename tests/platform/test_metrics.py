@@ -355,15 +355,18 @@ def metrics_port() -> Iterator[int]:
         ray.shutdown()
 
 
-def test_with_ray_running_metrics_are_gauges_for_prometheus(run: RunFolder, metrics_port: int) -> None:
+@pytest.mark.usefixtures("toy_line")
+def test_with_ray_running_metrics_are_gauges_for_prometheus(tmp_path: Path, metrics_port: int) -> None:
+    run = RunFolder.create(str(tmp_path), "shown-by-ray")  # a name of its own: other tests' runs are shown as well
+    run.write_text(EXPERIMENT, load("toy").to_yaml())
     sink = MetricsSink(run, "env_steps")
     sink.log({"env_steps": 100, "kl": 0.25, "phase": "main"})
     shown: list[str] = []
     deadline = time.monotonic() + 90
     while not shown and time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as page:
-            lines = page.read().decode().splitlines()  # with those of other runs, where Ray was running before
-            shown = [line for line in lines if line.startswith("ray_quadriga_kl{") and 'run="run"' in line]
+            lines = page.read().decode().splitlines()
+            shown = [line for line in lines if line.startswith("ray_quadriga_kl{") and 'run="shown-by-ray"' in line]
     sink.close()
     assert len(shown) == 1
     assert shown[0].endswith("} 0.25")

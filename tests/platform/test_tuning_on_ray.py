@@ -66,9 +66,8 @@ def test_a_search_whose_trials_all_fail_has_failed(walk_package: dict[str, str],
     assert "no trial has a result: 2 of 2 trials failed; see runs/s/trials.json" in err
 
 
-@pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_search_that_is_stopped_says_by_which_signal_and_is_run_by_nobody_else(
     walk_package: dict[str, str], walk_line: Any, tmp_path: Path, how: signal.Signals, code: int
 ) -> None:

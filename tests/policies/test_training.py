@@ -102,10 +102,11 @@ def test_a_deviation_that_is_annealed_follows_its_line(make_trainer: Trainers, r
         ("faulty_environments:Ramp-v0", 0, {"network": {"hidden_sizes": [16], "final_log_std": -2.0}}),
         ("faulty_environments:Ramp-v0", 0, TRPO_PID),
         ("faulty_environments:Ramp-v0", 0, CPO | {"constraint": {"cost_limit": 4.0, "margin_learning_rate": 0.1}}),
-        (
+        pytest.param(
             "faulty_environments:Ramp-v0",
             1,
             SAFE_SURPRISAL | {"bonus": {"dynamics": {"optimizer": "adam", "updates": 2}}},
+            marks=pytest.mark.slow,
         ),
         ("SparseMountainCar-v0", 0, LEARNING_PROGRESS),
         ("SparseMountainCar-v0", 0, VIME),
