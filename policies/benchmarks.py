@@ -23,7 +23,7 @@ import numpy as np
 from quadriga.platform.suites import Benchmark, Columns, Measure, Publication, Suite, at_the_end, last
 from quadriga.policies.experiment import RLExperiment
 from quadriga.policies.exploration_benchmark import EXPLORATION
-from quadriga.policies.presets import SAFETY, TRPO
+from quadriga.policies.presets import SAFETY, TRPO, VELOCITY, VELOCITY_GAINS
 
 COST_LIMIT = 25.0
 LEAST = 1e-6
@@ -33,6 +33,18 @@ ALGORITHMS: dict[str, Mapping[str, Any]] = {
     "ppo": {"preset": "ppo", **SAFETY},
     "trpo": {"preset": "trpo", **TRPO},
     **{name: {"preset": name} for name in ("ppo-lagrangian", "trpo-lagrangian", "pid-lagrangian", "trpo-pid", "cpo")},
+}
+# TRPO and CPO have no minibatches and no learning rate of the policy: of the settings for a speed limit they take the
+# batch and the network.
+_SMALL = {name: VELOCITY[name] for name in ("rollout", "network")}
+VELOCITY_ALGORITHMS: dict[str, Mapping[str, Any]] = {
+    "ppo": {"preset": "ppo", **VELOCITY},
+    "trpo": {"preset": "trpo", **TRPO, **_SMALL},
+    "ppo-lagrangian": {"preset": "ppo-lagrangian", **VELOCITY},
+    "trpo-lagrangian": {"preset": "trpo-lagrangian", **_SMALL},
+    "pid-lagrangian": {"preset": "pid-lagrangian", **VELOCITY, "constraint": VELOCITY_GAINS},
+    "trpo-pid": {"preset": "trpo-pid", **_SMALL, "constraint": VELOCITY_GAINS},
+    "cpo": {"preset": "cpo", **_SMALL},
 }
 
 
@@ -53,7 +65,7 @@ SUITES = {
     "velocity": Suite(
         "MuJoCo's robots under a speed limit",
         [f"Safety{robot}Velocity-v1" for robot in _VELOCITY],
-        ALGORITHMS,
+        VELOCITY_ALGORITHMS,
         10_000_000,
     ),
 }

@@ -11,6 +11,20 @@ SAFETY = {
     "rollout": {"batch_size": 8000, "envs_per_runner": 8},
     "update": {"minibatch_size": 1000, "epochs": 20, "target_kl": 0.01, "max_grad_norm": 40.0},
 }
+# For a speed limit, where every step has its own cost: small batches and many steps of the policy. What costs there is
+# the policy's own noise, so it begins with less.
+VELOCITY = {
+    "rollout": {"batch_size": 4000, "envs_per_runner": 4},
+    "network": {"initial_log_std": -1.0},
+    "update": {
+        "minibatch_size": 128,
+        "epochs": 10,
+        "target_kl": 0.02,
+        "anneal_learning_rate": True,
+        "max_grad_norm": 40.0,
+    },
+}
+VELOCITY_GAINS = {"kp": 0.1, "ki": 0.004}
 # An untrained agent's cost advantages, only centered, are four times as wide as the reward's standardized ones, and
 # teach it to stand still before it has learned to reach anything; standardized, a multiplier means the same throughout.
 _WEIGHED = {**SAFETY, "advantage": {"cost": "standardize"}}
@@ -19,17 +33,20 @@ _WEIGHED = {**SAFETY, "advantage": {"cost": "standardize"}}
 # still.
 _PID = {"kind": "pid", "kp": 0.02, "ki": 0.0015, "kd": 0.02, "p_smoothing": 0.8, "d_smoothing": 0.8}
 
-# The same critics as PPO's, of TRPO and of CPO.
+# TRPO and CPO take one step an iteration, and its length does not depend on the batch: of eight episodes too much of it
+# is noise.
+_EPISODES = {"batch_size": 20_000, "envs_per_runner": 8}
+# The same critics as PPO's.
 _CRITICS = {
     "critic_learning_rate": 3e-4,
     "critic_epochs": 20,
     "critic_minibatch_size": 1000,
     "critic_max_grad_norm": 40.0,
 }
-TRPO = {"rollout": SAFETY["rollout"], "update": {"kind": "trpo", **_CRITICS}}
+TRPO = {"rollout": _EPISODES, "update": {"kind": "trpo", **_CRITICS}}
 # One step an iteration moves the policy less than PPO's many, so the multiplier rises more slowly still; the
 # derivative, which answers an untrained agent's first cost with a leap, is off.
-_TRPO_GAINS = {**_PID, "kp": 0.01, "ki": 0.0005, "kd": 0.0}
+_TRPO_GAINS = {**_PID, "kp": 0.01, "ki": 0.001, "kd": 0.0}
 
 # The authors' numbers for classic control: batches of 5,000 steps, discount 0.995, a critic that never sees the bonus.
 _SURPRISE = {
@@ -72,7 +89,7 @@ PRESETS: dict[str, Preset] = {
         "constrained policy optimization: the cost limit inside the trust region's problem",
         "Achiam, Held, Tamar, Abbeel 2017, arXiv:1705.10528",
         {
-            "rollout": SAFETY["rollout"],
+            "rollout": _EPISODES,
             "update": {"kind": "cpo", **_CRITICS},
             "constraint": {"kind": "trust-region"},
         },

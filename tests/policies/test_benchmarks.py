@@ -24,14 +24,31 @@ def test_every_task_of_every_suite_exists():
     assert sizes == {"sg1": 9, "sg6": 6, "sg18": 18, "velocity": 6}
 
 
-def test_every_algorithm_of_the_suites_is_an_experiment_with_the_same_batches():
+def test_algorithms_with_one_update_rule_have_the_same_batches():
     suite = SAFETY_GYM.suites["sg6"]
     trials = grid(LINE, SAFETY_GYM, choose_variants(LINE, suite, []), ["SafetyPointGoal1-v0"], [0], 1000)
     assert [trial.variant for trial in trials] == [
         "ppo", "trpo", "ppo-lagrangian", "trpo-lagrangian", "pid-lagrangian", "trpo-pid", "cpo",
     ]  # fmt: skip
-    assert {trial.experiment.rollout.batch_size for trial in trials} == {8000}
+    batches = {(trial.experiment.update.kind, trial.experiment.rollout.batch_size) for trial in trials}
+    assert batches == {("ppo", 8000), ("trpo", 20_000), ("cpo", 20_000)}
     assert {trial.experiment.constraint.cost_limit for trial in trials if trial.variant not in ("ppo", "trpo")} == {25}
+
+
+def test_algorithms_of_the_velocity_tasks_differ_in_their_update_and_constraint_alone():
+    suite = SAFETY_GYM.suites["velocity"]
+    trials = grid(LINE, SAFETY_GYM, choose_variants(LINE, suite, []), suite.tasks, [0], 1000)
+    assert {trial.variant for trial in trials} == set(SAFETY_GYM.suites["sg1"].variants)
+    for rule, section in (("", "rollout"), ("", "network"), ("ppo", "update"), ("trpo", "update")):
+        of_rule = [trial.experiment for trial in trials if rule in ("", trial.experiment.update.kind)]
+        assert len({getattr(experiment, section).model_dump_json() for experiment in of_rule}) == 1, (rule, section)
+
+
+def test_the_example_of_a_velocity_task_is_the_suite_s_pid_lagrangian(root):
+    example = experiments.load(str(root / "examples/safe_rl/pid_lagrangian_half_cheetah_velocity.yaml"), {})
+    chosen = choose_variants(LINE, SAFETY_GYM.suites["velocity"], ["pid-lagrangian"])
+    (trial,) = grid(LINE, SAFETY_GYM, chosen, [example.env.id], [example.seed], example.steps)
+    assert trial.experiment.model_dump(exclude={"name"}) == example.model_dump(exclude={"name"})
 
 
 @pytest.mark.parametrize("name", BENCHMARKS["pid-paper"].suites)
