@@ -95,7 +95,7 @@ def ensure_ray(
             )
         else:
             ray.init(address=address, logging_level=log_level, log_to_driver=worker_output)
-    except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones too: "The current node timed out during startup"
         what = "a local Ray did not start" if started else f"could not join the Ray cluster at {address}"
         raise UserError(f"{what}: {_first_line(str(error))}") from error
     if not worker_output:

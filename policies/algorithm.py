@@ -8,7 +8,7 @@ request. RLlib supplies the actors, their restarts, placement, checkpoints and T
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -225,7 +225,7 @@ class PolicyOptimization(Algorithm):
             actors = self.learner_group._worker_manager  # none if the one learner is in this process
             if actors is None or actors.num_healthy_actors() == self.experiment.learner.learners:
                 raise
-            raise WorkersLost(f"stopped at env step {self.env_steps}: a learner died; resume the run") from error
+            raise self._learner_lost() from error
         self._weights = next(result["weights"] for result in results if result["weights"] is not None)
         self._bonus_weights = next(result["bonus"] for result in results if result["bonus"] is not None)
         self.constraint.cost_scale = results[0]["cost_scale"]
@@ -309,14 +309,24 @@ class PolicyOptimization(Algorithm):
         """Of every learner, by its index: models, and the replay that is its own."""
         if isinstance(self.experiment.bonus, NoBonus):
             return {}
-        return dict(result.get() for result in self.learner_group.foreach_learner(_indexed_bonus_state))
+        return dict(self._every_learner(_indexed_bonus_state))
 
     def _load_bonus_states(self, states: Mapping[int, Any]) -> None:
         if not states:
             return
         shared = ray.put(states) if self.experiment.learner.learners else states
-        results = self.learner_group.foreach_learner(_load_bonus_state, states=shared)
-        self._bonus_weights = next(iter(results)).get()
+        self._bonus_weights = self._every_learner(_load_bonus_state, states=shared)[0]
+
+    def _every_learner(self, what: Callable[..., Any], **arguments: Any) -> list[Any]:
+        """What `what` returns of each learner."""
+        results = list(self.learner_group.foreach_learner(what, healthy_only=False, **arguments))
+        for result in results:
+            if not result.ok:  # RLlib returns a remote learner's error; what raises one ends the learner
+                raise self._learner_lost() from result.get()
+        return [result.get() for result in results]
+
+    def _learner_lost(self) -> WorkersLost:
+        return WorkersLost(f"stopped at env step {self.env_steps}: a learner died; resume the run")
 
 
 def _indexed_bonus_state(learner: ColumnLearner) -> tuple[int, Any]:

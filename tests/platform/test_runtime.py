@@ -107,6 +107,16 @@ def test_cores_are_offered_to_a_run_that_needs_fewer(monkeypatch: pytest.MonkeyP
     assert (asked["num_cpus"], asked["address"], asked["include_dashboard"]) == (8, "local", False)
 
 
+def test_a_node_that_is_too_slow_to_start_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because\nsome component failed.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=r"^a local Ray did not start: The current node timed out [^\n]*$"):
+        runtime.ensure_ray()
+
+
 @pytest.fixture
 def refused_port() -> int:
     with socket.socket() as probe:

@@ -9,6 +9,8 @@ import pytest
 from ray.rllib.core import DEFAULT_MODULE_ID
 from small_trainers import LEARNING_PROGRESS, SAFE_SURPRISAL, VIME, Trainers, assert_identical
 
+from quadriga.platform.errors import WorkersLost
+
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
@@ -82,6 +84,8 @@ def test_a_model_is_the_same_on_every_learner_and_its_bonus_on_every_runner(
     begins = 2 if rule is LEARNING_PROGRESS else 1
     assert [row["bonus_mean"] != 0 for row in rows] == [t >= begins for t in range(3)]
     assert rule is VIME or rows[-1]["dynamics_kl"] <= 1e-3
+    with pytest.raises(WorkersLost, match="stopped at env step 1200: a learner died"):  # the second, not the first
+        trainer.algorithm._load_bonus_states({0: states[0]})
 
 
 def test_normalizer_is_exact_over_all_runners(make_trainer: Trainers) -> None:
