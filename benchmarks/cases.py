@@ -99,6 +99,15 @@ SAFETY = PPO | {
     "max_grad_norm": 40.0,
     "normalize_observations": True,
 }
+# OmniSafe's TRPO and CPO, but for the steps of an epoch: the same conjugate gradient on all rows, and critics' passes.
+SECOND_ORDER = SAFETY | {
+    "minibatch_size": 128,
+    "epochs": 10,
+    "critic_learning_rate": 1e-3,
+    "target_kl": 0.01,
+    "damping": 0.1,
+    "cg_iterations": 15,
+}
 
 
 def _rllib(
@@ -149,18 +158,20 @@ def _bonus(name: str, env: str) -> Case:
     )
 
 
-def _omnisafe(name: str, own: str, peer: str) -> Case:
+def _omnisafe(own: str, peer: str, settings: dict[str, Any], *, textures: bool = False) -> Case:
+    """The same work on both sides; with `textures` beside the peer as it is, too."""
+    second_order = "; 15 products of conjugate gradient" if "cg_iterations" in settings else ""
+    stripped = Side(f"OmniSafe {peer}, textures stripped", "peers/omnisafe_run.py", peer, warmup=1, iterations=1)
+    as_it_is = Side(f"OmniSafe {peer}", "peers/omnisafe_run.py", peer, warmup=1, iterations=1, textures=True)
     return Case(
-        name=name,
+        name=own,
         group="omnisafe",
-        title=f"{peer} on SafetyPointGoal1-v0 (4,000 steps an epoch, 40 passes of minibatch 64, 64x64 tanh)",
+        title=f"{peer} on SafetyPointGoal1-v0 ({settings['batch_size']:,} steps an epoch, {settings['epochs']} passes "
+        f"of minibatch {settings['minibatch_size']}{second_order}, 64x64 tanh)",
         env="SafetyPointGoal1-v0",
-        settings=SAFETY,
+        settings=settings,
         ours=Side(f"Quadriga {own}", "quadriga_run.py", own, warmup=1, iterations=4),
-        peers=(
-            Side(f"OmniSafe {peer}", "peers/omnisafe_run.py", peer, warmup=1, iterations=1, textures=True),
-            Side(f"OmniSafe {peer}, textures stripped", "peers/omnisafe_run.py", peer, warmup=1, iterations=1),
-        ),
+        peers=(as_it_is, stripped) if textures else (stripped,),
         rounds=3,
     )
 
@@ -193,11 +204,16 @@ CASES = (
     _rllib("halfcheetah", "HalfCheetah-v5", HALFCHEETAH, goal=4.0),
     _atari("atari-ram", "FreewayRam-v0", "Freeway"),
     _bonus("bonus", "HalfCheetah-v5"),  # rewards are dense: without any, TRPO's step costs nothing either
-    _omnisafe("ppo-lagrangian", "ppo-lagrangian", "PPOLag"),
-    _omnisafe("pid-lagrangian", "pid-lagrangian", "CPPOPID"),
+    _omnisafe("ppo", "PPO", SAFETY),
+    _omnisafe("ppo-lagrangian", "PPOLag", SAFETY, textures=True),
+    _omnisafe("pid-lagrangian", "CPPOPID", SAFETY, textures=True),
+    _omnisafe("trpo", "TRPO", SECOND_ORDER),
+    _omnisafe("trpo-lagrangian", "TRPOLag", SECOND_ORDER),
+    _omnisafe("trpo-pid", "TRPOPID", SECOND_ORDER),
+    _omnisafe("cpo", "CPO", SECOND_ORDER),
     Case(
         name="defaults",
-        group="omnisafe",
+        group="omnisafe-defaults",
         title="CPPOPID on SafetyPointGoal1-v0, each with its own defaults (Quadriga: 8,000 steps, 20 passes of "
         "minibatch 1,000; OmniSafe: 20,000 steps, 40 of 64), one thread",
         env="SafetyPointGoal1-v0",
@@ -212,7 +228,7 @@ CASES = (
     _defaults("ppo", "PPO", "4,000 steps, 10 passes of minibatch 128"),
     _defaults("ppo-lagrangian", "PPOLag", "8,000 steps, 20 passes of minibatch 1,000"),
     _defaults("trpo", "TRPO", "4,000 steps"),
-    _defaults("trpo-lagrangian", "TRPOLag", "8,000 steps"),
-    _defaults("trpo-pid", "TRPOPID", "8,000 steps"),
-    _defaults("cpo", "CPO", "8,000 steps"),
+    _defaults("trpo-lagrangian", "TRPOLag", "20,000 steps"),
+    _defaults("trpo-pid", "TRPOPID", "20,000 steps"),
+    _defaults("cpo", "CPO", "20,000 steps"),
 )

@@ -37,16 +37,33 @@ def experiment_fields(specification: dict[str, Any]) -> dict[str, Any]:
             "cost_discount": settings["discount"],
             "cost_gae_lambda": settings["gae_lambda"],
         },
-        "update": {
-            "learning_rate": settings["learning_rate"],
-            "critic_learning_rate": settings["learning_rate"],
-            "epochs": settings["epochs"],
-            "minibatch_size": settings["minibatch_size"],
-            "clip": settings["clip"],
-            "entropy_coefficient": 0.0,
-            "target_kl": None,  # all epochs, every time
-            "max_grad_norm": settings["max_grad_norm"],
-        },
+        "update": second_order(specification["algorithm"], settings) if "cg_iterations" in settings else ppo(settings),
+    }
+
+
+def ppo(settings: dict[str, Any]) -> dict[str, Any]:
+    """`update:` of PPO and its variants."""
+    return {
+        "learning_rate": settings["learning_rate"],
+        "critic_learning_rate": settings["learning_rate"],
+        "epochs": settings["epochs"],
+        "minibatch_size": settings["minibatch_size"],
+        "clip": settings["clip"],
+        "entropy_coefficient": 0.0,
+        "target_kl": None,  # all epochs, every time
+        "max_grad_norm": settings["max_grad_norm"],
+    }
+
+
+def second_order(algorithm: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """`update:` of TRPO, its variants and CPO; passes and minibatches are those of the critics."""
+    return {
+        "kind": "cpo" if algorithm == "cpo" else "trpo",
+        **{name: settings[name] for name in ("target_kl", "damping", "cg_iterations")},
+        "critic_learning_rate": settings["critic_learning_rate"],
+        "critic_epochs": settings["epochs"],
+        "critic_minibatch_size": settings["minibatch_size"],
+        "critic_max_grad_norm": settings["max_grad_norm"],
     }
 
 

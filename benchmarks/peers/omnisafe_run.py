@@ -78,7 +78,8 @@ def configuration(specification: dict[str, Any], log_dir: str) -> dict[str, Any]
             "activation": settings["activation"],
             "lr": settings["learning_rate"],
         }
-        changed["model_cfgs"] = {"actor": network, "critic": dict(network)}
+        critic_rate = settings.get("critic_learning_rate", settings["learning_rate"])
+        changed["model_cfgs"] = {"actor": network, "critic": network | {"lr": critic_rate}}
         changed["algo_cfgs"] |= {
             "update_iters": settings["epochs"],
             "batch_size": settings["minibatch_size"],
@@ -89,8 +90,16 @@ def configuration(specification: dict[str, Any], log_dir: str) -> dict[str, Any]
             "cost_gamma": settings["discount"],
             "lam": settings["gae_lambda"],
             "lam_c": settings["gae_lambda"],
-            "clip": settings["clip"],
         }
+        if "cg_iterations" in settings:
+            changed["algo_cfgs"] |= {
+                "target_kl": settings["target_kl"],
+                "cg_damping": settings["damping"],
+                "cg_iters": settings["cg_iterations"],
+                "fvp_sample_freq": 1,
+            }
+        else:
+            changed["algo_cfgs"] |= {"clip": settings["clip"]}
     return changed
 
 
