@@ -89,7 +89,8 @@ def measure(specification: dict[str, Any]) -> dict[str, Any]:
     trainer.stop()
     return {
         "iterations": watch.iterations[specification["warmup"] :],
-        "passes": metrics.get("policy_epochs", 1.0),  # a second-order rule passes once
+        # A second-order rule's policy passes once, its critics as often as they are told.
+        "passes": metrics.get("policy_epochs", float(getattr(experiment.update, "critic_epochs", 1))),
     }
 
 
