@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt
 
-DEMO_STEPS ?= 400000
+DEMO_STEPS ?= 600000
 ifndef DEMO_NAME
 DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
 endif
@@ -25,7 +25,7 @@ export OMP_NUM_THREADS ?= 1
 
 setup: $(INSTALLED) ## install everything into .venv
 
-demo: setup ## train a PID-Lagrangian agent on SafetyPointGoal1-v0 (DEMO_STEPS=400000) and plot its curves
+demo: setup ## train a PID-Lagrangian agent on SafetyPointGoal1-v0 (DEMO_STEPS=600000) and plot its curves
 	$(BIN)/quadriga train pid-lagrangian --env SafetyPointGoal1-v0 --steps $(DEMO_STEPS) \
 		--env-runners 2 --envs-per-runner 4 --seed 0 --name $(DEMO_NAME)
 	$(BIN)/quadriga plot $(DEMO_NAME) -o runs/$(DEMO_NAME)/curves.png

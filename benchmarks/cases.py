@@ -214,8 +214,8 @@ CASES = (
     Case(
         name="defaults",
         group="omnisafe-defaults",
-        title="CPPOPID on SafetyPointGoal1-v0, each with its own defaults (Quadriga: 8,000 steps, 20 passes of "
-        "minibatch 1,000; OmniSafe: 20,000 steps, 40 of 64), one thread",
+        title="CPPOPID on SafetyPointGoal1-v0, each with its own defaults (Quadriga: 20,000 steps, 20 passes of "
+        "minibatch 2,500; OmniSafe: 20,000 steps, 40 of 64), one thread",
         env="SafetyPointGoal1-v0",
         settings=None,
         ours=Side("Quadriga pid-lagrangian", "quadriga_run.py", "pid-lagrangian", warmup=1, iterations=4),
@@ -226,7 +226,7 @@ CASES = (
         rounds=2,
     ),
     _defaults("ppo", "PPO", "4,000 steps, 10 passes of minibatch 128"),
-    _defaults("ppo-lagrangian", "PPOLag", "8,000 steps, 20 passes of minibatch 1,000"),
+    _defaults("ppo-lagrangian", "PPOLag", "20,000 steps, 20 passes of minibatch 2,500"),
     _defaults("trpo", "TRPO", "4,000 steps"),
     _defaults("trpo-lagrangian", "TRPOLag", "20,000 steps"),
     _defaults("trpo-pid", "TRPOPID", "20,000 steps"),

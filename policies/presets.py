@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from quadriga.platform.lines import Preset
 
-# For Safety-Gymnasium's episodes of 1,000 steps: eight end in every iteration, so that the multiplier is measured on
-# eight. Cost advantages are mostly noise: large minibatches and small steps average it out, and a critic that is fitted
-# harder learns eight trajectories by heart.
+# For Safety-Gymnasium's episodes of 1,000 steps: twenty in every iteration. Cost advantages are mostly noise: large
+# batches, large minibatches and small steps average it out, and a critic that is fitted harder learns its trajectories
+# by heart.
 SAFETY = {
-    "rollout": {"batch_size": 8000, "envs_per_runner": 8},
-    "update": {"minibatch_size": 1000, "epochs": 20, "target_kl": 0.01, "max_grad_norm": 40.0},
+    "rollout": {"batch_size": 20_000, "envs_per_runner": 8},
+    "update": {"minibatch_size": 2500, "epochs": 20, "target_kl": 0.01, "max_grad_norm": 40.0},
 }
 # For a speed limit, where every step has its own cost: small batches and many steps of the policy. What costs there is
 # the policy's own noise, so it begins with less.
@@ -28,22 +28,19 @@ VELOCITY_GAINS = {"kp": 0.1, "ki": 0.004}
 # An untrained agent's cost advantages, only centered, are four times as wide as the reward's standardized ones, and
 # teach it to stand still before it has learned to reach anything; standardized, a multiplier means the same throughout.
 _WEIGHED = {**SAFETY, "advantage": {"cost": "standardize"}}
-# K_P is a fifth of the published one, K_I 0.15 of it, and K_D twice as large; P and D are smoothed: the mean of eight
+# K_P is a fifth of the published one, K_I 0.3 of it, and K_D twice as large; P and D are smoothed: the mean of twenty
 # episodes is noisy too, and a multiplier that rises before the agent has learned to reach anything teaches it to stand
 # still.
-_PID = {"kind": "pid", "kp": 0.02, "ki": 0.0015, "kd": 0.02, "p_smoothing": 0.8, "d_smoothing": 0.8}
+_PID = {"kind": "pid", "kp": 0.02, "ki": 0.003, "kd": 0.02, "p_smoothing": 0.8, "d_smoothing": 0.8}
 
-# TRPO and CPO take one step an iteration, and its length does not depend on the batch: of eight episodes too much of it
-# is noise.
-_EPISODES = {"batch_size": 20_000, "envs_per_runner": 8}
-# The same critics as PPO's.
+# TRPO and CPO fit their critics as gently.
 _CRITICS = {
     "critic_learning_rate": 3e-4,
     "critic_epochs": 20,
     "critic_minibatch_size": 1000,
     "critic_max_grad_norm": 40.0,
 }
-TRPO = {"rollout": _EPISODES, "update": {"kind": "trpo", **_CRITICS}}
+TRPO = {"rollout": SAFETY["rollout"], "update": {"kind": "trpo", **_CRITICS}}
 # One step an iteration moves the policy less than PPO's many, so the multiplier rises more slowly still; the
 # derivative, which answers an untrained agent's first cost with a leap, is off.
 _TRPO_GAINS = {**_PID, "kp": 0.01, "ki": 0.001, "kd": 0.0}
@@ -89,7 +86,7 @@ PRESETS: dict[str, Preset] = {
         "constrained policy optimization: the cost limit inside the trust region's problem",
         "Achiam, Held, Tamar, Abbeel 2017, arXiv:1705.10528",
         {
-            "rollout": _EPISODES,
+            "rollout": SAFETY["rollout"],
             "update": {"kind": "cpo", **_CRITICS},
             "constraint": {"kind": "trust-region"},
         },

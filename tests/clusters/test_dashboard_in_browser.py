@@ -25,6 +25,7 @@ preset: pid-lagrangian
 env: SafetyPointGoal1-v0
 steps: 100_000_000
 rollout: {env_runners: 1, envs_per_runner: 2, batch_size: 1000}
+update: {minibatch_size: 500}
 """
 LISTENER = re.compile(r"^LISTEN\s+\S+\s+\S+\s+(?P<address>\S+):\d+\s.*?pid=(?P<pid>\d+)")
 

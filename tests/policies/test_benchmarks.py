@@ -24,14 +24,13 @@ def test_every_task_of_every_suite_exists():
     assert sizes == {"sg1": 9, "sg6": 6, "sg18": 18, "velocity": 6}
 
 
-def test_algorithms_with_one_update_rule_have_the_same_batches():
+def test_every_algorithm_of_the_suites_is_an_experiment_with_the_same_batches():
     suite = SAFETY_GYM.suites["sg6"]
     trials = grid(LINE, SAFETY_GYM, choose_variants(LINE, suite, []), ["SafetyPointGoal1-v0"], [0], 1000)
     assert [trial.variant for trial in trials] == [
         "ppo", "trpo", "ppo-lagrangian", "trpo-lagrangian", "pid-lagrangian", "trpo-pid", "cpo",
     ]  # fmt: skip
-    batches = {(trial.experiment.update.kind, trial.experiment.rollout.batch_size) for trial in trials}
-    assert batches == {("ppo", 8000), ("trpo", 20_000), ("cpo", 20_000)}
+    assert {trial.experiment.rollout.batch_size for trial in trials} == {20_000}
     assert {trial.experiment.constraint.cost_limit for trial in trials if trial.variant not in ("ppo", "trpo")} == {25}
 
 
