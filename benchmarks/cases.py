@@ -160,7 +160,8 @@ def _bonus(name: str, env: str) -> Case:
 
 def _omnisafe(own: str, peer: str, settings: dict[str, Any], *, textures: bool = False) -> Case:
     """The same work on both sides; with `textures` beside the peer as it is, too."""
-    second_order = "; 15 products of conjugate gradient" if "cg_iterations" in settings else ""
+    products = settings.get("cg_iterations")
+    second_order = f"; {products} products of conjugate gradient" if products else ""
     stripped = Side(f"OmniSafe {peer}, textures stripped", "peers/omnisafe_run.py", peer, warmup=1, iterations=1)
     as_it_is = Side(f"OmniSafe {peer}", "peers/omnisafe_run.py", peer, warmup=1, iterations=1, textures=True)
     return Case(
