@@ -19,8 +19,12 @@ from quadriga.platform.lines import EvaluationRequest, line_of
 from quadriga.platform.progress import json_line
 from quadriga.platform.run_folder import RunFolder
 from quadriga.platform.statistics import Interval, mean_interval
+from quadriga.platform.writer_lock import writing
 
 EVALUATIONS = "evaluation.json"
+LOCK = ".evaluation"
+"""Whose holder adds a result: several may evaluate a run at once, also while it is trained."""
+WAIT_S = 60.0
 LEVEL = 0.95
 
 
@@ -92,7 +96,8 @@ def evaluate(run: RunFolder, request: EvaluationRequest, *, checkpoint: str = "l
     intervals = {name: mean_interval(values, LEVEL) for name, values in samples.items()}
     film = "" if request.video is None else sha256_of(request.video)
     result = Evaluation(run.name, checkpoint, chosen.step, request, samples, intervals, film)
-    run.write_text(EVALUATIONS, json.dumps([*evaluations(run), result.as_json()], indent=1) + "\n")
+    with writing(run.local_path(""), f"{EVALUATIONS} of {run.path!r} is being written", wait=WAIT_S, lock=LOCK):
+        run.write_text(EVALUATIONS, json.dumps([*evaluations(run), result.as_json()], indent=1) + "\n")
     return result
 
 

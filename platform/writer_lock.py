@@ -30,37 +30,39 @@ class FolderTaken(UserError):
 
 
 @contextlib.contextmanager
-def writing(folder: Path | None, what: str, *, wait: float = 0.0) -> Iterator[None]:
-    """Holds the lock of a folder, which must exist.
+def writing(folder: Path | None, what: str, *, wait: float = 0.0, lock: str = LOCK) -> Iterator[None]:
+    """Holds a lock of a folder, which must exist.
 
     Args:
         folder: the local folder; `None` if it is in other storage, which has no lock.
         what: is being done, for the error, e.g. `"run 'runs/a' is being trained"`.
         wait: seconds to wait for a writer that may be about to end.
+        lock: name of the lock's file; by default that of who writes the whole folder.
 
     Raises:
-        FolderTaken: another process writes the folder; names it.
+        FolderTaken: another process holds the lock; names it.
         UserError: the lock's file cannot be written.
     """
-    descriptor = None if folder is None else _locked(folder, what, wait)
+    path = None if folder is None else folder / lock
+    descriptor = None if path is None else _locked(path, what, wait)
     try:
         yield
     finally:
-        if folder is not None and descriptor is not None:
+        if path is not None and descriptor is not None:
             with contextlib.suppress(OSError):
-                if _is_current(descriptor, folder / LOCK):  # and still locked: who waits for it sees that it goes
-                    (folder / LOCK).unlink()
+                if _is_current(descriptor, path):  # and still locked: who waits for it sees that it goes
+                    path.unlink()
             os.close(descriptor)
 
 
-def _locked(folder: Path, what: str, wait: float) -> int | None:
+def _locked(path: Path, what: str, wait: float) -> int | None:
     """The descriptor that holds the lock; `None` where the filesystem has no locks."""
     until = time.monotonic() + wait
     while True:
         try:
-            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise UserError(f"cannot write {str(folder / LOCK)!r}: {error.strerror}") from error
+            raise UserError(f"cannot write {str(path)!r}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -68,10 +70,10 @@ def _locked(folder: Path, what: str, wait: float) -> int | None:
             if error.errno not in TAKEN:
                 return None
             if time.monotonic() >= until:
-                raise FolderTaken(f"{what} by {_holder(folder)}") from None
+                raise FolderTaken(f"{what} by {_holder(path)}") from None
             time.sleep(POLL_S)
             continue
-        if _is_current(descriptor, folder / LOCK):
+        if _is_current(descriptor, path):
             with contextlib.suppress(OSError):  # a full disk: locked all the same
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, _myself(), 0)
@@ -91,10 +93,10 @@ def _myself() -> bytes:
     return json.dumps({"pid": os.getpid(), "machine": socket.gethostname(), "since": since}).encode()
 
 
-def _holder(folder: Path) -> str:
+def _holder(path: Path) -> str:
     """Who wrote the lock's file, in words."""
     try:
-        held = json.loads((folder / LOCK).read_text())
+        held = json.loads(path.read_text())
         where = "" if held["machine"] == socket.gethostname() else f" on {held['machine']}"
         return f"process {held['pid']}{where} since {held['since']}"
     except (OSError, ValueError, KeyError, TypeError):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quadriga.platform import training
+from quadriga.platform import evaluation, training
 from quadriga.platform.errors import TrainingStopped, UserError
 from quadriga.platform.evaluation import EVALUATIONS, evaluate, evaluations
 from quadriga.platform.experiment import build
@@ -56,6 +59,27 @@ def test_results_are_kept_in_the_run_folder_oldest_first(tmp_path: Path) -> None
     assert [entry["episodes"] for entry in kept] == [3, 4]
     assert kept[0]["return"]["mean"] == results[0].intervals["return"].mean
     assert (kept[0]["checkpoint"], kept[0]["step"], kept[0]["level"]) == ("latest", 20_000, 0.95)
+
+
+def test_results_of_evaluations_at_once_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path)
+    begun = threading.Barrier(4)
+    known = evaluation.evaluations
+
+    def slow(run: RunFolder) -> list[dict[str, Any]]:
+        found = known(run)
+        time.sleep(0.05)  # whoever else reads meanwhile does not see what this one is about to add
+        return found
+
+    def one(seed: int) -> None:
+        begun.wait()
+        evaluate(run, EvaluationRequest(episodes=2, seed=seed))
+
+    monkeypatch.setattr(evaluation, "evaluations", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(4)))
+    assert sorted(entry["seed"] for entry in known(run)) == [0, 1, 2, 3]
+    assert sorted(path.name for path in (tmp_path / run.name).glob(".*")) == []
 
 
 def test_a_film_is_found_again_from_anywhere_and_known_by_its_content(
