@@ -158,12 +158,17 @@ def _bonus(name: str, env: str) -> Case:
     )
 
 
+def _peers(peer: str, *, textures: bool, **counts: int) -> tuple[Side, ...]:
+    """OmniSafe without the textures of its environments, and before it, with `textures`, as it is."""
+    stripped = Side(f"OmniSafe {peer}, textures stripped", "peers/omnisafe_run.py", peer, **counts)
+    as_it_is = Side(f"OmniSafe {peer}", "peers/omnisafe_run.py", peer, textures=True, **counts)
+    return (as_it_is, stripped) if textures else (stripped,)
+
+
 def _omnisafe(own: str, peer: str, settings: dict[str, Any], *, textures: bool = False) -> Case:
     """The same work on both sides; with `textures` beside the peer as it is, too."""
     products = settings.get("cg_iterations")
     second_order = f"; {products} products of conjugate gradient" if products else ""
-    stripped = Side(f"OmniSafe {peer}, textures stripped", "peers/omnisafe_run.py", peer, warmup=1, iterations=1)
-    as_it_is = Side(f"OmniSafe {peer}", "peers/omnisafe_run.py", peer, warmup=1, iterations=1, textures=True)
     return Case(
         name=own,
         group="omnisafe",
@@ -172,13 +177,13 @@ def _omnisafe(own: str, peer: str, settings: dict[str, Any], *, textures: bool =
         env="SafetyPointGoal1-v0",
         settings=settings,
         ours=Side(f"Quadriga {own}", "quadriga_run.py", own, warmup=1, iterations=4),
-        peers=(as_it_is, stripped) if textures else (stripped,),
+        peers=_peers(peer, textures=textures, warmup=1, iterations=1),
         rounds=3,
     )
 
 
-def _defaults(own: str, peer: str, settings: str) -> Case:
-    """Each with its own defaults: what a user of either waits for."""
+def _defaults(own: str, peer: str, settings: str, *, textures: bool = False) -> Case:
+    """Each with its own defaults: what a user of either waits for; `textures` as of `_omnisafe`."""
     return Case(
         name=f"{own}-defaults",
         group="omnisafe-defaults",
@@ -186,7 +191,7 @@ def _defaults(own: str, peer: str, settings: str) -> Case:
         env="SafetyPointGoal1-v0",
         settings=None,
         ours=Side(f"Quadriga {own}", "quadriga_run.py", own, warmup=1, iterations=4),
-        peers=(Side(f"OmniSafe {peer}, textures stripped", "peers/omnisafe_run.py", peer, warmup=0, iterations=1),),
+        peers=_peers(peer, textures=textures, warmup=0, iterations=1),
         rounds=2,
     )
 
@@ -212,20 +217,7 @@ CASES = (
     _omnisafe("trpo-lagrangian", "TRPOLag", SECOND_ORDER),
     _omnisafe("trpo-pid", "TRPOPID", SECOND_ORDER),
     _omnisafe("cpo", "CPO", SECOND_ORDER),
-    Case(
-        name="defaults",
-        group="omnisafe-defaults",
-        title="CPPOPID on SafetyPointGoal1-v0, each with its own defaults (Quadriga: 20,000 steps, 20 passes of "
-        "minibatch 2,500; OmniSafe: 20,000 steps, 40 of 64), one thread",
-        env="SafetyPointGoal1-v0",
-        settings=None,
-        ours=Side("Quadriga pid-lagrangian", "quadriga_run.py", "pid-lagrangian", warmup=1, iterations=4),
-        peers=(
-            Side("OmniSafe CPPOPID", "peers/omnisafe_run.py", "CPPOPID", warmup=0, iterations=1, textures=True),
-            Side("OmniSafe CPPOPID, textures stripped", "peers/omnisafe_run.py", "CPPOPID", warmup=0, iterations=1),
-        ),
-        rounds=2,
-    ),
+    _defaults("pid-lagrangian", "CPPOPID", "20,000 steps, 20 passes of minibatch 2,500", textures=True),
     _defaults("ppo", "PPO", "4,000 steps, 10 passes of minibatch 128"),
     _defaults("ppo-lagrangian", "PPOLag", "20,000 steps, 20 passes of minibatch 2,500"),
     _defaults("trpo", "TRPO", "4,000 steps"),
