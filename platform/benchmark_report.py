@@ -237,7 +237,7 @@ def markdown(
         f"{made['version']}{commit}, {made['hardware']['cpu']}.",
     ]
     for task in dict.fromkeys(result.task for result in results):
-        said += [f"## {task}", _task_table(benchmark, task, results)]
+        said += [f"## {task}", task_table(benchmark, task, results)]
         said += [f"![{task}]({picture})" for picture in pictures if picture.endswith(f"-{_in_a_name(task)}.png")]
     if benchmark.normalised and any(not math.isnan(v) for result in results for v in result.normalised.values()):
         said += ["## All tasks, normalised", _normalised_table(benchmark, results)]
@@ -253,7 +253,8 @@ def markdown(
     return "\n\n".join(said) + "\n"
 
 
-def _task_table(benchmark: Benchmark, task: str, results: Sequence[Result]) -> str:
+def task_table(benchmark: Benchmark, task: str, results: Sequence[Result]) -> str:
+    """What was found on `task`, as a table in Markdown: a row a variant and length, published numbers beside it."""
     publications = [each for each in benchmark.published if task in each.results]
     headers = ["algorithm", "steps", "seeds", *(measure.label for measure in benchmark.measures.values())]
     known = {
