@@ -28,6 +28,8 @@ VELOCITY_GAINS = {"kp": 0.1, "ki": 0.004}
 # An untrained agent's cost advantages, only centered, are four times as wide as the reward's standardized ones, and
 # teach it to stand still before it has learned to reach anything; standardized, a multiplier means the same throughout.
 _WEIGHED = {**SAFETY, "advantage": {"cost": "standardize"}}
+# Three times the usual step: of batches this large a run has few, and the multiplier takes a step a batch.
+_LAGRANGIAN = {"kind": "lagrangian", "learning_rate": 0.1}
 # K_P is a fifth of the published one, K_I 0.3 of it, and K_D twice as large; P and D are smoothed: the mean of twenty
 # episodes is noisy too, and a multiplier that rises before the agent has learned to reach anything teaches it to stand
 # still.
@@ -60,7 +62,7 @@ PRESETS: dict[str, Preset] = {
     "ppo-lagrangian": Preset(
         "PPO with gradient ascent on a Lagrange multiplier",
         "Ray, Achiam, Amodei 2019, Benchmarking Safe Exploration in Deep RL",
-        {**_WEIGHED, "constraint": {"kind": "lagrangian"}},
+        {**_WEIGHED, "constraint": _LAGRANGIAN},
     ),
     "pid-lagrangian": Preset(
         "PPO with a PID-controlled Lagrange multiplier",

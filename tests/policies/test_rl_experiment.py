@@ -71,7 +71,8 @@ def test_a_rule_put_into_a_preset_has_its_own_defaults_and_leaves_the_constraint
     changed = rl("pid-lagrangian", "update.kind=trpo")
     assert changed.update == TRPOSettings()
     assert changed.constraint == rl("pid-lagrangian").constraint
-    assert rl("trpo-lagrangian").constraint == rl("ppo-lagrangian").constraint
+    assert rl("ppo-lagrangian", "update.kind=trpo").constraint == rl("ppo-lagrangian").constraint
+    assert rl("ppo-lagrangian", "constraint.kind=pid").constraint == PIDSettings()
 
 
 def test_presets_of_trpo_fit_their_critics_as_gently_as_those_of_ppo_do() -> None:
