@@ -38,6 +38,8 @@ STEP_LABELS = {"env_steps": "environment steps"}
 SMOOTHED_FROM_POINTS = 40
 SMOOTHED_FRACTION = 0.05
 VALUES_SHOWN_UP_TO_SETTINGS = 3
+RUNS_OF_A_BAND = 3
+"""Student's interval of two runs is 12.7 standard errors wide: their lines say more."""
 NUMBERS = {"bool", "int64", "double"}
 NOT_THE_SETTING = {"name", "seed", "checkpoint"}
 
@@ -85,10 +87,10 @@ def plot_runs(runs: Sequence[RunFolder], output: Path) -> Path:
 def figure(runs: Sequence[RunFolder], labels: Sequence[str] = ()) -> Figure:
     """The picture of `runs`: a panel for every curve of their line of work that any of them has logged.
 
-    Runs that differ only in seed and name become their mean with a 95% Student's t band over the
-    steps that all of them have reached; others a line each. Runs of 40 iterations and more are
-    smoothed by a centered mean over 5% of them; the values of single runs stay visible behind, if
-    there are not too many.
+    Runs that differ only in seed and name become their mean with a 95% Student's t band over the steps that all of
+    them have reached, two of them their mean between thin lines; others a line each. Runs of 40 iterations and more
+    are smoothed by a centered mean over 5% of them; the values of single runs stay visible behind, if there are not
+    too many.
 
     Args:
         runs: of one line of work.
@@ -239,7 +241,11 @@ def _draw_setting(axis: Axes, setting: Setting, curves: list[tuple[Array, Array]
     if len(curves) > 1:
         whole = band(smooth)
         steps, mean = whole.steps, whole.mean
-        axis.fill_between(steps, whole.low, whole.high, color=setting.color, alpha=0.16, linewidth=0, zorder=2)
+        if len(curves) >= RUNS_OF_A_BAND:
+            axis.fill_between(steps, whole.low, whole.high, color=setting.color, alpha=0.16, linewidth=0, zorder=2)
+        else:
+            for each in smooth:
+                axis.plot(*each, color=setting.color, alpha=0.35, linewidth=0.8, zorder=2, gid="runs")
     else:
         steps, mean = smooth[0]
         if window > 1 and show_values:

@@ -16,6 +16,7 @@ from quadriga.platform.evaluation import evaluations, sha256_of
 from quadriga.platform.lines import Line
 from quadriga.platform.metrics import METRICS
 from quadriga.platform.plot import (
+    RUNS_OF_A_BAND,
     Run,
     Setting,
     curve,
@@ -165,7 +166,8 @@ def _curve(line: Line, metric: str, label: str, settings: Sequence[Setting], not
         if len(curves) > 1:
             whole = band(smooth)
             steps, mean = whole.steps, whole.mean
-            data.append(band_trace(steps, whole.low, whole.high, series=series, name=setting.label))
+            if len(curves) >= RUNS_OF_A_BAND:
+                data.append(band_trace(steps, whole.low, whole.high, series=series, name=setting.label))
         else:
             steps, mean = smooth[0]
         if window > 1 or len(curves) > 1:

@@ -106,6 +106,14 @@ def test_runs_that_differ_in_the_seed_become_a_mean_with_a_band(make_run: RunMak
     assert (ends.min(), ends.max()) == pytest.approx((expected.low, expected.high))
 
 
+def test_two_seeds_are_their_mean_between_their_lines(make_run: RunMaker) -> None:
+    axis = panels([make_run(seed=seed, slope=slope) for seed, slope in enumerate([1.0, 5.0])])["episode_return_mean"]
+    np.testing.assert_allclose(curves(axis)["toy (2 seeds)"].get_ydata(), 3 * np.arange(200, 1001, 100))
+    thin = [line.get_ydata() for line in axis.lines if line.get_gid() == "runs"]
+    np.testing.assert_allclose(thin, [slope * np.arange(200, 1001, 100) for slope in (1.0, 5.0)])
+    assert bands(axis) == []
+
+
 def test_other_runs_get_a_line_each_and_a_legend(make_run: RunMaker) -> None:
     runs = [make_run("toy"), make_run("toy-fixed"), make_run("toy-adaptive")]
     picture = figure(runs)

@@ -79,6 +79,13 @@ def test_seeds_are_a_mean_with_the_band_of_the_statistics(train: Train) -> None:
     ]
 
 
+def test_two_seeds_have_no_band(train: Train) -> None:
+    page = page_of([train(seed=seed) for seed in range(2)])
+    assert traces(page, "episode_return_mean", "band") == []
+    assert len(traces(page, "episode_return_mean", "values")) == 2
+    assert len(traces(page, "episode_return_mean", "mean")) == 1
+
+
 def test_settings_have_series_of_their_own_in_every_figure(train: Train) -> None:
     page = page_of([train("walk"), train("walk-fast")])
     for figure in ("episode_return_mean", "episode_cost_mean"):
