@@ -98,7 +98,7 @@ class Constraint:
                 multiplier_max=settings.multiplier_max,
             )
         scale = (
-            CostScale(1.0, settings.scale_smoothing, settings.scale_max) if settings.reward_scale_invariance else None
+            CostScale(None, settings.scale_smoothing, settings.scale_max) if settings.reward_scale_invariance else None
         )
         return cls(
             controller,
@@ -145,7 +145,7 @@ class Constraint:
         terms = {"constraint_cost": self.measured_cost, **self.controller.terms()}
         if not isinstance(self.controller, MarginController):
             terms["lagrange_multiplier"] = self.controller.multiplier
-        if self.cost_scale is not None:
+        if self.cost_scale is not None and self.cost_scale.value is not None:
             terms["cost_scale"] = self.cost_scale.value
         return terms
 

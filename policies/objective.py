@@ -17,20 +17,24 @@ from quadriga.platform.rollouts.plan import COST, REWARD
 class CostScale:
     """`beta = EMA(||grad J|| / ||grad J_C||)`, capped at `maximum`.
 
+    The average begins with the first ratio: beginning with 1 it would be off by the rewards' scale for as many
+    iterations as it takes to forget that.
+
     Attributes:
-        value: beta after the last iteration; 1 at first.
+        value: beta after the last iteration; `None` before the first.
         smoothing: share of the old value in the average, in [0, 1).
         maximum: cap of beta, and with it of the cost's influence where its gradient vanishes.
     """
 
-    value: float
+    value: float | None
     smoothing: float
     maximum: float
 
     def updated(self, reward_norm: float, cost_norm: float) -> CostScale:
         """After an iteration whose unscaled policy gradients have these norms."""
         ratio = min(reward_norm / cost_norm, self.maximum) if cost_norm > 0 else self.maximum
-        return replace(self, value=self.smoothing * self.value + (1.0 - self.smoothing) * ratio)
+        before = ratio if self.value is None else self.value
+        return replace(self, value=self.smoothing * before + (1.0 - self.smoothing) * ratio)
 
 
 @dataclass(frozen=True)
@@ -53,5 +57,5 @@ class Objective:
     def weights(self) -> dict[str, float]:
         """`{stream: w_k}`; streams that are not named weigh as the reward."""
         total = 1.0 + self.multiplier if self.normalize else 1.0
-        beta = self.cost_scale.value if self.cost_scale else 1.0
+        beta = 1.0 if self.cost_scale is None or self.cost_scale.value is None else self.cost_scale.value
         return {REWARD: 1.0 / total, COST: -beta * self.multiplier / total}

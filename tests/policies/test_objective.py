@@ -28,10 +28,20 @@ def test_cost_scale_is_a_capped_moving_average_of_the_ratio_of_norms() -> None:
     assert scale.updated(reward_norm=1.0, cost_norm=0.0).value == pytest.approx(5.5)
 
 
-def test_cost_scale_follows_the_scale_of_rewards() -> None:
-    small = CostScale(0.0, 0.0, 1e9).updated(1.0, 4.0)
-    large = CostScale(0.0, 0.0, 1e9).updated(10.0, 4.0)
-    assert large.value == pytest.approx(10 * small.value)
+def test_cost_scale_begins_at_the_first_ratio_and_follows_the_scale_of_rewards() -> None:
+    scales = [CostScale(value=None, smoothing=0.9, maximum=1e9)] * 2
+    for reward_norm, cost_norm in ((1.0, 4.0), (3.0, 2.0), (2.0, 9.0)):
+        scales = [scale.updated(factor * reward_norm, cost_norm) for scale, factor in zip(scales, (1, 10), strict=True)]
+        small, large = (scale.value for scale in scales)
+        assert large == pytest.approx(10 * small)
+    assert small == pytest.approx(0.9 * (0.9 * 0.25 + 0.1 * 1.5) + 0.1 * 2 / 9)
+
+
+def test_before_the_first_ratio_the_cost_is_not_scaled() -> None:
+    constraint = Constraint.from_settings(PIDSettings(kp=0.1, ki=0, kd=0, cost_limit=25, reward_scale_invariance=True))
+    constraint.observe([35.0])
+    assert constraint.objective().weights() == pytest.approx({"reward": 0.5, "cost": -0.5})
+    assert "cost_scale" not in constraint.terms()
 
 
 def test_the_multiplier_follows_the_episodes_of_the_iteration() -> None:

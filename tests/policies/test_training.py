@@ -178,8 +178,22 @@ def test_rllib_and_tune_see_the_metrics_and_load_the_checkpoint(make_trainer: Tr
         loaded.stop()
 
 
-def test_cost_scale_makes_updates_invariant_to_the_scale_of_advantages(make_trainer: Trainers) -> None:
-    changes = {"constraint": {"reward_scale_invariance": True, "cost_limit": 0.0, "scale_smoothing": 0.0}}
-    row = make_trainer(**changes).train_iteration()
-    assert row["cost_scale"] > 0
-    assert row["cost_scale"] != 1.0
+def test_reward_scale_invariance_takes_the_scale_of_rewards_out_of_an_update(make_trainer: Trainers) -> None:
+    def step(scale: float, invariant: bool) -> tuple[np.ndarray, float]:
+        """The first update of the policy, whose critics know nothing yet, and beta."""
+        trainer = make_trainer(
+            env={"id": "faulty_environments:Tempting-v0"},
+            advantage={"reward": "center", "cost": "center", "reward_scale": scale, "gae_lambda": 1.0},
+            constraint={"reward_scale_invariance": invariant, "cost_limit": 0.0, "kp": 0.5},
+        )
+        before = {name: value.copy() for name, value in trainer.algorithm.weights.items() if "policy" in name}
+        row = trainer.train_iteration()
+        moved = [trainer.algorithm.weights[name] - value for name, value in before.items()]
+        return np.concatenate([each.ravel() for each in moved]), row.get("cost_scale", 1.0)
+
+    (small, beta), (large, larger) = step(1.0, True), step(10.0, True)
+    assert larger == pytest.approx(10 * beta, rel=0.2)
+    with_it = np.linalg.norm(large - small) / np.linalg.norm(small)
+    small, large = step(1.0, False)[0], step(10.0, False)[0]
+    without = np.linalg.norm(large - small) / np.linalg.norm(small)
+    assert with_it < without / 4, (with_it, without)
