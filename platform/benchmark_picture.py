@@ -9,13 +9,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from quadriga.platform.experiment import flattened
-from quadriga.platform.plot import COLORS, INK, NOT_THE_SETTING, frame, short
+from quadriga.platform.plot import COLORS, INK, NOT_THE_SETTING, RUNS_OF_A_BAND, frame, short
 from quadriga.platform.statistics import mean_interval
 from quadriga.platform.suites import Benchmark
 
@@ -27,10 +26,11 @@ WIDE = 20.0
 
 
 def responses(benchmark: Benchmark, trials: Sequence[Result], axis: str) -> Figure:
-    """A panel a measure, its mean and 95% interval (Student's t over seeds) against the field `axis`.
+    """A panel a measure, its mean and 95% interval against the field `axis`.
 
-    Trials whose experiments differ in anything but `axis`, seed and name are different curves. The field is a number;
-    trials whose experiment does not have it are left out.
+    Intervals are Student's t over three seeds or more; of two, their values are drawn. Trials whose experiments
+    differ in anything but `axis`, seed and name are different curves. The field is a number; trials whose experiment
+    does not have it are left out.
     """
     curves: dict[str, dict[float, list[Result]]] = {}
     settings: dict[str, dict[str, Any]] = {}
@@ -74,13 +74,21 @@ def _labels(settings: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def _draw(panel: Axes, measure: str, points: dict[float, list[Result]], label: str, color: str) -> None:
-    values = sorted(points)
-    intervals = [mean_interval([trial.measures[measure] for trial in points[value]]) for value in values]
-    means = np.array([interval.mean for interval in intervals])
-    reach = np.array([0.0 if math.isnan(each.high) else each.high - each.mean for each in intervals])
+    measured = {value: [trial.measures[measure] for trial in points[value]] for value in sorted(points)}
+    means = [mean_interval(samples).mean for samples in measured.values()]
+    reach = [_reach(samples) for samples in measured.values()]
+    for value, samples in measured.items():
+        if 1 < len(samples) < RUNS_OF_A_BAND:
+            panel.plot([value] * len(samples), samples, "o", color=color, markersize=3, alpha=0.5, gid="runs")
     panel.errorbar(
-        values, means, yerr=reach, color=color, label=label, marker="o", markersize=4, capsize=3, linewidth=1.6
+        list(measured), means, yerr=reach, color=color, label=label, marker="o", markersize=4, capsize=3, linewidth=1.6
     )
+
+
+def _reach(samples: Sequence[float]) -> float:
+    """Half the interval of a mean; 0, which draws none, where too few seeds have one that says anything."""
+    interval = mean_interval(samples)
+    return 0.0 if len(samples) < RUNS_OF_A_BAND or math.isnan(interval.high) else interval.high - interval.mean
 
 
 def _set_scale(panel: Axes, values: Sequence[float]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quadriga.platform import benchmark_report, benchmark_trial, training
+from quadriga.platform import benchmark_picture, benchmark_report, benchmark_trial, training
 from quadriga.platform.benchmark import Session, choose_variants, find_benchmark, grid, read_records
 from quadriga.platform.benchmark_command import parse_names, parse_seeds
 from quadriga.platform.benchmark_trial import Trial, train_or_continue
@@ -245,6 +245,29 @@ def test_the_tables_hold_the_numbers_of_the_run_folders(tmp_path: Path) -> None:
         assert f"]({picture})" in text
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "results.md").read_text() == text
+
+
+@pytest.mark.usefixtures("walk_line")
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_response_has_bars_from_three_seeds_on_and_the_values_of_two(tmp_path: Path, seeds: int) -> None:
+    trials = bowl(["walk", "walk-fast"], range(seeds))
+    train(trials, tmp_path)
+    Session(str(tmp_path), trials)._write_records()
+    line, benchmark = find_benchmark("bowl")
+    results, _ = benchmark_report.collect(line, benchmark, str(tmp_path))
+    panel = benchmark_picture.responses(benchmark, results, "learning_rate").axes[0]
+    dots = [line.get_ydata() for line in panel.lines if line.get_gid() == "runs"]
+    bars = [bar for container in panel.containers for bar in container.lines[2][0].get_segments()]
+    heights = [high - low for (_, low), (_, high) in bars]
+    if seeds == 2:
+        of_each = [
+            [each.measures["return"] for each in results if each.variant == name] for name in ("walk", "walk-fast")
+        ]
+        np.testing.assert_allclose(sorted(map(sorted, dots)), sorted(map(sorted, of_each)))
+        assert heights == [0, 0]
+    else:
+        assert dots == []
+        assert len(heights) == 2 and min(heights) > 0
 
 
 @pytest.mark.usefixtures("walk_line")
