@@ -35,7 +35,7 @@ ALGORITHMS: dict[str, Mapping[str, Any]] = {
     **{name: {"preset": name} for name in ("ppo-lagrangian", "trpo-lagrangian", "pid-lagrangian", "trpo-pid", "cpo")},
 }
 # TRPO and CPO have no minibatches and no learning rate of the policy: of the settings for a speed limit they take the
-# batch and the network. The multiplier, which takes a step a batch, takes five times as many, hence smaller ones.
+# batch and the network. Multiplier and margin take a step a batch, five times as many, hence smaller ones.
 _SMALL = {name: VELOCITY[name] for name in ("rollout", "network")}
 VELOCITY_ALGORITHMS: dict[str, Mapping[str, Any]] = {
     "ppo": {"preset": "ppo", **VELOCITY},
@@ -44,7 +44,7 @@ VELOCITY_ALGORITHMS: dict[str, Mapping[str, Any]] = {
     "trpo-lagrangian": {"preset": "trpo-lagrangian", **_SMALL},
     "pid-lagrangian": {"preset": "pid-lagrangian", **VELOCITY, "constraint": VELOCITY_GAINS},
     "trpo-pid": {"preset": "trpo-pid", **_SMALL, "constraint": VELOCITY_GAINS},
-    "cpo": {"preset": "cpo", **_SMALL},
+    "cpo": {"preset": "cpo", **_SMALL, "constraint": {"margin_learning_rate": 0.004}},
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,13 @@ def test_a_rule_put_into_a_preset_has_its_own_defaults_and_leaves_the_constraint
     assert changed.constraint == rl("pid-lagrangian").constraint
     assert rl("ppo-lagrangian", "update.kind=trpo").constraint == rl("ppo-lagrangian").constraint
     assert rl("ppo-lagrangian", "constraint.kind=pid").constraint == PIDSettings()
+
+
+def test_cpo_has_a_margin_that_the_paper_s_settings_do_not_have(root: Path) -> None:
+    ours, published = rl("cpo").constraint, load(str(root / "examples/safety_gym/cpo.yaml"), {})
+    assert isinstance(ours, TrustRegionSettings) and isinstance(published, RLExperiment)
+    assert ours.margin_learning_rate == 0.02
+    assert published.constraint == TrustRegionSettings(margin_learning_rate=0.0)
 
 
 def test_presets_of_trpo_fit_their_critics_as_gently_as_those_of_ppo_do() -> None:
