@@ -119,8 +119,7 @@ def show(task: str, picture: Path | None, markdown: Path | None) -> str:
     with tempfile.TemporaryDirectory(prefix="quadriga-curves-") as folder:
         results = restore(task, kept, folder)
         if picture is not None:
-            drawn = plot.figure([each.run for each in results], [each.variant for each in results])
-            drawn.savefig(picture, dpi=160)
+            plot.plot_runs([each.run for each in results], picture, [each.variant for each in results])
     commits = sorted({row["commit"] for rows in kept.values() for row in rows})
     table = benchmark_report.task_table(find_benchmark(BENCHMARK)[1], task, results)
     text = f"{table}\n\nTrained at {', '.join(commits)}."
@@ -149,7 +148,7 @@ def restore(task: str, kept: Mapping[Key, Rows], folder: str) -> list[Result]:
         for row in range(len(kept[key])):
             run.metrics.append({name: float(values[row]) for name, values in columns.items()})
         measures = {name: measure.of(columns, line.step_metric) for name, measure in benchmark.measures.items()}
-        results.append(Result(*key[:1], task, key[1], steps[key], run, trial.experiment, measures, {}, math.nan))
+        results.append(Result(trial.variant, task, key[1], steps[key], run, trial.experiment, measures, {}, math.nan))
     return sorted(results, key=lambda result: list(variants).index(result.variant))
 
 

@@ -65,8 +65,8 @@ class Setting:
     dashes: Any
 
 
-def plot_runs(runs: Sequence[RunFolder], output: Path) -> Path:
-    """Draws `runs` into the file `output` (`.png`, `.svg` or `.pdf`) and returns its path.
+def plot_runs(runs: Sequence[RunFolder], output: Path, labels: Sequence[str] = ()) -> Path:
+    """Draws `runs` into the file `output` (`.png`, `.svg` or `.pdf`), labelled as by `figure`, and returns its path.
 
     Raises:
         UserError: no run or none with metrics, runs of different lines of work, another kind of
@@ -75,7 +75,7 @@ def plot_runs(runs: Sequence[RunFolder], output: Path) -> Path:
     kind = output.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise UserError(f"picture {str(output)!r}: expected a file name that ends with .{', .'.join(FORMATS)}")
-    picture = figure(runs)
+    picture = figure(runs, labels)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         picture.savefig(output, format=kind, dpi=160)
