@@ -25,6 +25,7 @@ from quadriga.codegen.models import (
 )
 from quadriga.codegen.sampling import Engine
 from quadriga.platform.errors import UserError, one_line
+from quadriga.platform.placement import await_start
 
 ENGINES = ("quadriga", "vllm")
 STEPS = 16
@@ -141,8 +142,10 @@ class RayEngine:
         self._remote = ray.remote(**options)(SamplerWorker)
         self.actors = [self._start() for _ in range(setup.workers)]
         self._deaths = 0
+        asked = [actor.process.remote() for actor in self.actors]
+        await_start(asked, "samplers")
         try:
-            ray.get([actor.process.remote() for actor in self.actors])
+            ray.get(asked)
         except ray.exceptions.RayError as error:
             self.close()
             raise UserError(f"a sampler did not start: {cause_of(error)}") from error

@@ -15,6 +15,7 @@ from typing import Any
 from quadriga.codegen.experiment import CodeExperiment
 from quadriga.codegen.finetuning import Steps, Worker, require_memory
 from quadriga.platform.errors import TrainingStopped, UserError, one_line
+from quadriga.platform.placement import await_start
 
 logger = logging.getLogger("quadriga")
 
@@ -187,7 +188,9 @@ class Actors:
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(FinetuneWorker)
         self._actors = [remote.remote(experiment, rank, world) for rank in range(world)]
         try:
-            address = self._get(self._actors[0].address.remote())
+            addresses = [actor.address.remote() for actor in self._actors]
+            await_start(addresses, "training workers")
+            address = self._get(addresses[0])
             self._get([actor.start.remote(address) for actor in self._actors])
         except BaseException:
             self.stop()

@@ -21,7 +21,7 @@ from quadriga.codegen.sandbox.limits import Isolation, Limits, Mode, Tier, Verdi
 from quadriga.codegen.sandbox.supervisor import ATTEMPTS, Job, Sandbox, oversized
 from quadriga.platform.errors import UserError, one_line
 from quadriga.platform.metrics import METRICS
-from quadriga.platform.placement import sandbox_resources
+from quadriga.platform.placement import await_start, sandbox_resources
 
 logger = logging.getLogger("quadriga")
 
@@ -125,8 +125,10 @@ class RayPool:
         )(SandboxWorker)
         self.actors = [self._start() for _ in range(workers)]
         self.workers = workers
+        asked = [actor.isolation.remote() for actor in self.actors]
+        await_start(asked, "sandbox workers")
         try:
-            reports = ray.get([actor.isolation.remote() for actor in self.actors])
+            reports = ray.get(asked)
         except RayError as error:
             self.close()
             raise UserError(f"a sandbox on the cluster did not start: {cause_of(error)}") from error

@@ -196,6 +196,7 @@ class RayPool:
         self._workers = [self._start(index) for index in range(len(self._shares))]
         asked = [worker.ready.remote() for worker in self._workers]
         try:
+            placement.await_start(asked, "task workers")
             for index, reference in enumerate(asked):
                 self._answer(index, reference, lambda i: self._workers[i].ready.remote())
         except BaseException:

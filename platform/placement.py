@@ -12,11 +12,16 @@ where `HEAD` is.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from quadriga.platform.errors import UserError
+
+logger = logging.getLogger("quadriga")
 
 ROLLOUTS, LEARNERS, SANDBOX = "rollouts", "learners", "sandbox"
 ACTOR_SLOTS = "actor_slots"
@@ -29,6 +34,8 @@ VARIABLE = "QUADRIGA_PLACEMENT"
 MODES = ("auto", "strict", "anywhere")
 SLIVER = 0.001
 """Ray's smallest share of a resource: a node that offers 1 holds a thousand actors."""
+PATIENCE_S = 30.0
+"""After how long a wait for actors is spoken of."""
 
 
 def resources(role: str) -> dict[str, float]:
@@ -61,6 +68,38 @@ def sandbox_resources() -> dict[str, float]:
             f"--resources '{{\"{SANDBOX}\": 1}}', or set {VARIABLE}=anywhere"
         )
     return wanted
+
+
+def await_start(answers: Sequence[Any], what: str) -> None:
+    """Returns when actors have given their first answers, or cannot; warns while Ray has no room for some of them.
+
+    Ray itself waits without a word and without end: another run may hold the slots, or an autoscaler may bring some.
+
+    Args:
+        answers: references, one of each actor.
+        what: the actors are, in the plural.
+    """
+    import ray
+
+    missing = list(answers)
+    began = time.monotonic()
+    while missing:
+        _, missing = ray.wait(missing, num_returns=len(missing), timeout=PATIENCE_S, fetch_local=False)
+        if missing:
+            free, total = ray.available_resources(), ray.cluster_resources()
+            room = ", ".join(
+                f"{free.get(name, 0):g} of {total[name]:g} {noun} free"
+                for name, noun in (("CPU", "CPU slots"), ("GPU", "GPUs"))
+                if total.get(name)
+            )
+            logger.warning(
+                "%d of %d %s have not started in %.0f seconds; %s",
+                len(missing),
+                len(answers),
+                what,
+                time.monotonic() - began,
+                room or "the cluster has no CPU slots",
+            )
 
 
 def slots(nodes: Iterable[Mapping[str, float]]) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -60,3 +63,31 @@ def test_slots_are_whole_cpus_of_nodes_that_train() -> None:
     head, untrusted = {"CPU": 4.0, "actor_slots": 5.0}, {"CPU": 8.0, "sandbox": 1.0}
     assert placement.slots([head, {"CPU": 2.9, "rollouts": 1.0}, {"CPU": 3.0, "learners": 1.0}, untrusted]) == 5
     assert placement.slots([head, {"CPU": 0.5, "rollouts": 1.0}]) == 0
+
+
+def test_actors_that_find_no_room_are_spoken_of(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Guest:
+        def name(self) -> str:
+            return "guest"
+
+    monkeypatch.setattr(placement, "PATIENCE_S", 0.5)
+    guest = ray.remote(num_cpus=3)(Guest)
+    guests = [guest.remote() for _ in range(2)]
+    answers = [actor.name.remote() for actor in guests]
+
+    def leave() -> None:
+        done, _ = ray.wait(answers)
+        while "1 of 2 guests" not in caplog.text:
+            time.sleep(0.1)
+        ray.kill(guests[answers.index(done[0])])
+
+    with caplog.at_level("WARNING", "quadriga"), ThreadPoolExecutor(1) as pool:
+        leaving = pool.submit(leave)
+        placement.await_start(answers, "guests")
+        leaving.result()
+    assert ray.get(answers) == ["guest"] * 2
+    assert re.search(r"1 of 2 guests have not started in \d+ seconds; 1 of 4 CPU slots free", caplog.text)
+    for actor in guests:
+        ray.kill(actor)
