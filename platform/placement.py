@@ -86,20 +86,19 @@ def await_start(answers: Sequence[Any], what: str) -> None:
     while missing:
         _, missing = ray.wait(missing, num_returns=len(missing), timeout=PATIENCE_S, fetch_local=False)
         if missing:
-            free, total = ray.available_resources(), ray.cluster_resources()
-            room = ", ".join(
-                f"{free.get(name, 0):g} of {total[name]:g} {noun} free"
-                for name, noun in (("CPU", "CPU slots"), ("GPU", "GPUs"))
-                if total.get(name)
-            )
+            waited = time.monotonic() - began
             logger.warning(
-                "%d of %d %s have not started in %.0f seconds; %s",
-                len(missing),
-                len(answers),
-                what,
-                time.monotonic() - began,
-                room or "the cluster has no CPU slots",
+                "%d of %d %s have not started in %.0f seconds; %s", len(missing), len(answers), what, waited, _room()
             )
+
+
+def warn_if_full(slots: int) -> None:
+    """Says that a run will wait, if fewer CPU slots are free than its actors occupy; a trial's are reserved for it."""
+    import ray
+    from ray.util import get_current_placement_group
+
+    if get_current_placement_group() is None and ray.available_resources().get("CPU", 0) < slots:
+        logger.warning("the run's actors occupy %d CPU slots and wait for them; %s", slots, _room())
 
 
 def slots(nodes: Iterable[Mapping[str, float]]) -> int:
@@ -109,6 +108,14 @@ def slots(nodes: Iterable[Mapping[str, float]]) -> int:
         nodes: of each node its resources by name; those without the role of rollouts or learners do not count.
     """
     return sum(math.floor(node.get("CPU", 0)) for node in nodes if ROLLOUTS in node or LEARNERS in node)
+
+
+def _room() -> str:
+    import ray
+
+    free, total = ray.available_resources(), ray.cluster_resources()
+    kinds = [("CPU", "CPU slots"), *([("GPU", "GPUs")] if total.get("GPU") else [])]
+    return ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {noun} free" for name, noun in kinds)
 
 
 def _offered(role: str) -> bool:

@@ -25,6 +25,7 @@ from quadriga.platform.experiment import Experiment
 from quadriga.platform.interrupts import Interrupts
 from quadriga.platform.lines import Line, Trainer, line_of
 from quadriga.platform.metrics import MetricsSink
+from quadriga.platform.placement import warn_if_full
 from quadriga.platform.progress import Progress, RunInfo, make_progress, words
 from quadriga.platform.run_folder import RunFolder
 from quadriga.platform.runtime import ensure_ray
@@ -166,6 +167,8 @@ class _Session:
                 if slots := self._line.cpus(self._experiment):
                     cluster = ensure_ray(address, slots, dashboard=dashboard, worker_output=worker_output)
                     self._progress.note(f"  runs on     {cluster}")
+                    if not cluster.started:
+                        warn_if_full(self._line.actor_slots(self._experiment))
                 interrupts.install()  # Ray has put its own handler of SIGTERM in place
                 trainer = self._line.make_trainer(self._experiment)
                 if checkpoint is not None:

@@ -65,13 +65,16 @@ def test_slots_are_whole_cpus_of_nodes_that_train() -> None:
     assert placement.slots([head, {"CPU": 0.5, "rollouts": 1.0}]) == 0
 
 
+class Guest:
+    """An actor that occupies slots."""
+
+    def name(self) -> str:
+        return "guest"
+
+
 def test_actors_that_find_no_room_are_spoken_of(
     ray_session: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Guest:
-        def name(self) -> str:
-            return "guest"
-
     monkeypatch.setattr(placement, "PATIENCE_S", 0.5)
     guest = ray.remote(num_cpus=3)(Guest)
     guests = [guest.remote() for _ in range(2)]
@@ -91,3 +94,15 @@ def test_actors_that_find_no_room_are_spoken_of(
     assert re.search(r"1 of 2 guests have not started in \d+ seconds; 1 of 4 CPU slots free", caplog.text)
     for actor in guests:
         ray.kill(actor)
+
+
+def test_a_run_is_told_that_it_will_wait(ray_session: None, caplog: pytest.LogCaptureFixture) -> None:
+    guest = ray.remote(num_cpus=3)(Guest).remote()
+    ray.get(guest.name.remote())
+    while ray.available_resources().get("CPU", 0) > 1:  # what is free becomes known a moment later
+        time.sleep(0.1)
+    placement.warn_if_full(1)
+    assert not caplog.records
+    placement.warn_if_full(2)
+    assert caplog.messages == ["the run's actors occupy 2 CPU slots and wait for them; 1 of 4 CPU slots free"]
+    ray.kill(guest)
