@@ -13,6 +13,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -35,10 +36,15 @@ JOIN_TIMEOUT = 120.0
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it in the processes of a submitted job; joining then needs no trial, whose connection would count as the
 job's."""
+LEAVE_S = 5.0
+"""How long actors of a run that has ended may take to leave a local Ray."""
+
+_own: str | None = None
+"""Address of the Ray that `ensure_ray` has started in this process."""
 
 
 class Cluster(NamedTuple):
-    """The Ray that this process is connected to; `started` if it was started here and ends with the process."""
+    """The Ray that this process is connected to; `started` if `ensure_ray` started it, and it ends with the process."""
 
     address: str
     started: bool
@@ -56,6 +62,8 @@ def ensure_ray(
 ) -> Cluster:
     """Connects this process to Ray, unless it is connected already.
 
+    A local Ray that an earlier run has started gives way to a larger one, if this run occupies more slots.
+
     Args:
         address: cluster to join (`host:port`, `ray://host:port`, or `auto` for the one that
             `ray start` runs on this machine); without it `RAY_ADDRESS`; without both a local Ray
@@ -66,15 +74,21 @@ def ensure_ray(
         worker_output: shows what Ray and its workers print.
 
     Raises:
-        UserError: the address does not answer, turns us away, or a local Ray cannot start.
+        UserError: the address does not answer, turns us away, or a local Ray cannot start, or cannot give way since
+            something else runs in it.
     """
+    global _own
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     started = address == "local"
     loaded = sys.modules.get("ray")
     if loaded is not None and loaded.is_initialized():
-        return _describe(address, started)
+        connected = loaded.get_runtime_context().gcs_address
+        cluster = _describe(connected, connected == _own)
+        if not (cluster.started and started and cluster.cpus < (num_cpus or 0)):
+            return cluster
+        _leave(cluster, num_cpus or 0)
     if started:
         _bind_to_loopback()
     elif IN_A_JOB not in os.environ:
@@ -93,6 +107,7 @@ def ensure_ray(
                 logging_level=log_level,
                 log_to_driver=worker_output,
             )
+            _own = ray.get_runtime_context().gcs_address
         else:
             ray.init(address=address, logging_level=log_level, log_to_driver=worker_output)
     except Exception as error:  # Ray raises bare ones too: "The current node timed out during startup"
@@ -120,6 +135,26 @@ def quiet_core() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
+
+
+def _leave(cluster: Cluster, slots: int) -> None:
+    """Ends the local Ray of this process, which has too few slots, if no actor and no task is left in it."""
+    import ray
+    from ray._private import state  # the public list of actors is the dashboard's, which a local Ray does without
+
+    deadline = time.monotonic() + LEAVE_S
+    while True:
+        actors = sum(actor["State"] != "DEAD" for actor in state.actors().values())
+        occupied = cluster.cpus - ray.available_resources().get("CPU", 0.0)
+        if not actors and not occupied:
+            ray.shutdown()
+            return
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the run occupies {slots} CPU slots, and this process's local Ray has {cluster.cpus:g}, of which "
+                f"{occupied:g} are occupied; actors alive in it: {actors}; end them, or call ray.shutdown()"
+            )
+        time.sleep(0.1)
 
 
 def _report_to_log() -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,12 +96,63 @@ def test_local_ray_is_private_quiet_and_not_slowed_down(order: str) -> None:
     assert found["text"] == f"local Ray, {slots} CPU slots"
 
 
+GROWING = """
+import os
+from quadriga.platform import runtime
+from quadriga.platform.errors import UserError
+import ray
+
+class Guest:
+    def name(self):
+        return "guest"
+
+cores = os.cpu_count()
+print(runtime.ensure_ray(num_cpus=1).cpus - cores)
+guest = ray.remote(num_cpus=0)(Guest).remote()
+assert ray.get(guest.name.remote()) == "guest"
+print(runtime.ensure_ray(num_cpus=cores).cpus - cores)
+runtime.LEAVE_S = 0.0
+try:
+    runtime.ensure_ray(num_cpus=cores + 2)
+except UserError as error:
+    print(error)
+runtime.LEAVE_S = 60.0
+assert ray.get(guest.name.remote()) == "guest"
+del guest
+print(runtime.ensure_ray(num_cpus=cores + 2).cpus - cores)
+guests = [ray.remote(num_cpus=1)(Guest).remote() for _ in range(cores + 2)]
+assert ray.get([guest.name.remote() for guest in guests]) == ["guest"] * (cores + 2)
+ray.shutdown()
+ray.init(num_cpus=1, include_dashboard=False, logging_level="critical")
+cluster = runtime.ensure_ray(num_cpus=2)
+print(cluster.started, cluster.cpus, cluster.address == ray.get_runtime_context().gcs_address)
+"""
+
+
+def test_a_local_ray_gives_way_to_a_larger_one_once_nothing_runs_in_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GROWING], env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    cores = os.cpu_count() or 1
+    assert done.stdout.splitlines() == [
+        "0.0",
+        "0.0",
+        f"the run occupies {cores + 2} CPU slots, and this process's local Ray has {cores}, of which 0 are occupied; "
+        "actors alive in it: 1; end them, or call ray.shutdown()",
+        "2.0",
+        "False 1.0 True",
+    ]
+
+
 def test_cores_are_offered_to_a_run_that_needs_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     asked: dict[str, Any] = {}
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
+    monkeypatch.setattr(runtime, "_own", None)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert str(runtime.ensure_ray(num_cpus=2)) == "local Ray, 8 CPU slots, 1 GPU"
