@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 SAMPLING, LEARNING, SYNC = "sampling", "learning", "sync"
+BONUS = "bonus"
+"""Parts of sampling and learning; of runs that have one."""
 
 
 class Stopwatch:

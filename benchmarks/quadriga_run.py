@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from phases import LEARNING, SAMPLING, SYNC, Stopwatch, run
+from phases import BONUS, LEARNING, SAMPLING, SYNC, Stopwatch, run
 
 from quadriga.platform import experiment as experiments
 from quadriga.platform.runtime import ensure_ray
@@ -79,6 +79,11 @@ def measure(specification: dict[str, Any]) -> dict[str, Any]:
     watch.wrap(algorithm.env_runner_group.local_env_runner, "sample", SAMPLING)
     watch.wrap(algorithm.learner_group, "update", LEARNING)
     watch.wrap(algorithm.env_runner_group, "sync_weights", SYNC)
+    if experiment.bonus.kind != "none":
+        from quadriga.policies.bonuses import Evaluation, Intrinsic
+
+        watch.wrap(Evaluation, "__call__", BONUS)
+        watch.wrap(Intrinsic, "learn", BONUS)
     before = 0
     metrics: dict[str, float] = {}
     for _ in range(specification["warmup"] + specification["iterations"]):

@@ -24,7 +24,7 @@ from typing import Any
 import machine
 from cases import CASES, HERE, HOW_TO_INSTALL_OMNISAFE, OMNISAFE_PYTHON, Case, Side
 from comparison import markdown_table, ratio, short, show_ratio, show_spread, spread
-from phases import LEARNING, SAMPLING, SYNC
+from phases import BONUS, LEARNING, SAMPLING, SYNC
 
 from quadriga.platform.tables import print_table
 
@@ -189,8 +189,25 @@ def verdict(case: Case, rounds: dict[str, list[Round]]) -> list[str]:
             reached = ratio([cost(m) for m in own], [cost(m) for m in measured]).of_medians
             line += f"; CPU time {reached:.2f}x, goal {case.goal:g}x: {'reached' if reached >= case.goal else 'MISSED'}"
         lines.append(line)
+    lines += bonuses(rounds)
     passes = ", ".join(f"{label} {of[-1]['passes']:.3g}" for label, of in rounds.items() if of)
     return [*lines, f"passes over a batch: {passes}; rounds: {len(own)}"]
+
+
+def bonuses(rounds: dict[str, list[Round]]) -> list[str]:
+    """What fitting a model and evaluating its bonus take, of sides that do, and beside the cheapest of them."""
+    key = f"{BONUS}_cpu_s"
+    taken = {label: [m[key] for m in of] for label, of in rounds.items() if of and key in of[0]}
+    cheapest = min(taken, key=lambda label: statistics.median(taken[label]), default="")
+    lines = []
+    for label, seconds in taken.items():
+        share = spread([m[key] / (m["cpu_s"] - m[key]) for m in rounds[label]])
+        line = f"{label}: the model's fit and the bonus take {show_spread(spread(seconds))} CPU s an iteration, "
+        line += f"{show_spread(share)} of the rest of it"
+        if label != cheapest:
+            line += f"; {show_ratio(ratio(taken[cheapest], seconds))} {cheapest}'s"
+        lines.append(line)
+    return lines
 
 
 def markdown(cases: list[Case], results: list[dict[str, list[Round]]], known: dict[str, Any]) -> str:
