@@ -6,7 +6,8 @@ network has a Gaussian of its own, `q(theta; phi)` with `phi = (mu, rho)` and `s
     l(phi) = -E_q[log p(s' | s, a; theta)] + KL[q(theta; phi) || p(theta)] / n        n transitions, p normal around 0
 
 whose expectation is drawn unit by unit in place of weight by weight (local reparametrization, Kingma et al. 2015): with
-`a` the inputs of a layer and `zeta` standard normal, its sums are `a mu + sqrt(a^2 sigma^2) zeta`.
+`a` the inputs of a layer and `zeta` standard normal, its sums are `a mu + sqrt(a^2 sigma^2) zeta`. The prior of the
+last layer's biases is normal around their `Likelihood.outset`.
 
 The bonus is the information that one transition gives about theta, `KL[q(theta; phi') || q(theta; phi)]` after a
 second-order step `phi' = phi + lambda H^-1 grad` on its own likelihood; to second order
@@ -170,6 +171,13 @@ class BayesianMember:
         self.mlp = BayesianMLP.from_arrays(
             {f"0.{name}": value for name, value in self._memory.items()}, "0", settings.activation
         )
+        self._centers: dict[str, np.ndarray] = {}
+
+    def begin(self, biases: np.ndarray) -> None:
+        """Puts the means of the last layer's biases [out], and those of their prior, in place."""
+        name = f"biases.{len(self.mlp.biases) - 1}"
+        self._memory[name][:] = biases
+        self._centers = {name: biases}
 
     def descend(
         self, inputs: np.ndarray, targets: np.ndarray, total: Sum, rng: np.random.Generator, known: int
@@ -222,7 +230,7 @@ class BayesianMember:
             if "rhos" not in name:
                 continue
             mean_name = name.replace("weight_rhos", "weights").replace("bias_rhos", "biases")
-            mean, std = self._memory[mean_name], softplus(rho)
+            mean, std = self._memory[mean_name] - self._centers.get(mean_name, np.float32(0.0)), softplus(rho)
             np.divide(mean, prior**2, out=self._gradients[mean_name])
             np.multiply(std / prior**2 - 1.0 / std, sigmoid(rho), out=self._gradients[name])
             each = np.log(prior / std) + (std**2 + mean**2) / (2.0 * prior**2) - 0.5

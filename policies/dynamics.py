@@ -6,9 +6,10 @@ state, each factored over dimensions:
 `Gaussian`: of the state's change in units of its own deviation, `y = (s' - s - m) / d`, with mean and log-deviation
     both functions of (s, a). A deviation stays above `e^-4`, a fiftieth of the change's own: where the motion has no
     noise, the density would otherwise grow without bound. `log P` is the density of y, in nats whatever the units of s.
-`Bits`: of memory bytes, a Bernoulli variable for each bit. Bytes of RAM are flags, counters in decimal code and
-    sprites: 8 and 7 are no neighbors, most bytes never change, and a Gaussian would be infinitely sure of those. The
-    surprisal of bits is at least 0.
+`Bits`: of memory bytes, a Bernoulli variable for each bit, whether it flips. Bytes of RAM are flags, counters in
+    decimal code and sprites: 8 and 7 are no neighbors, most bytes never change, and a Gaussian would be infinitely sure
+    of those. The network's last biases begin at the log-odds of the flips in the first batch (`outset`), or a trust
+    region would take thousands of updates to learn that. The surprisal of bits is at least 0.
 
 `Snapshot` is a model as a runner gets it and evaluates it, one matrix product over all rows. How a model is fitted is
 in `dynamics_fit`; what bonus is made of it, in `bonuses`. A step that ends an episode is a transition like any other:
@@ -94,6 +95,10 @@ class Likelihood(Protocol):
         """What is predicted, float32 [B, targets], of raw states [B, dim]."""
 
     @staticmethod
+    def outset(targets: np.ndarray, rows: float) -> np.ndarray | None:
+        """Where the last biases begin, float32 [out], of the sum [targets] over the first `rows`; `None`: at 0."""
+
+    @staticmethod
     def log_prob(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Log-density [B], nats."""
 
@@ -126,6 +131,11 @@ class Gaussian:
     def targets(states: np.ndarray, next_states: np.ndarray, scales: Mapping[str, np.ndarray]) -> np.ndarray:
         """The normalized change."""
         return (next_states - states - scales["change_mean"]) * scales["change_scale"]
+
+    @staticmethod
+    def outset(targets: np.ndarray, rows: float) -> np.ndarray | None:
+        """The change is normalized already."""
+        return None
 
     @staticmethod
     def parts(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -182,8 +192,15 @@ class Bits:
 
     @staticmethod
     def targets(states: np.ndarray, next_states: np.ndarray, scales: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Bits of the next state, 0 or 1."""
-        return np.unpackbits(np.rint(next_states * 255.0).astype(np.uint8), axis=-1).astype(np.float32)
+        """1 of bits that flip, else 0."""
+        before, after = (np.rint(rows * 255.0).astype(np.uint8) for rows in (states, next_states))
+        return np.unpackbits(before ^ after, axis=-1).astype(np.float32)
+
+    @staticmethod
+    def outset(targets: np.ndarray, rows: float) -> np.ndarray | None:
+        """Log-odds of a flip, half of one and half of none added."""
+        odds: np.ndarray = np.log((targets + 0.5) / (rows - targets + 0.5)).astype(np.float32)
+        return odds
 
     @staticmethod
     def log_prob(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:

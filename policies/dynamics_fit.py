@@ -129,6 +129,10 @@ class Member:
         vector = self.flat.vector.detach().double().numpy()
         return self.settings.weight_decay * float(vector @ vector)
 
+    def begin(self, biases: np.ndarray) -> None:
+        """Puts the last layer's biases [out] in place."""
+        self.network.biases[-1].data.copy_(torch.from_numpy(biases))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The network's parameters, as copies."""
         return {name: value.numpy().copy() for name, value in self.network.state_dict().items()}
@@ -217,6 +221,7 @@ class DynamicsFit:
         low, high = action_bounds or (None, None)
         self._bounds = {} if low is None or high is None else {"action_low": low, "action_high": high}
         self.replay = Replay(max(1, settings.replay_size // learners))
+        self._outset: np.ndarray | None = None
 
     def update(
         self,
@@ -239,7 +244,10 @@ class DynamicsFit:
             `dynamics_loss` (before the fit, nats), `dynamics_kl` (the largest of an update) and, within a trust region,
             `dynamics_step_accepted`; of a posterior `posterior_information` in place of the last two.
         """
+        begun = self.scales.state.count > 0
         self._measure(states, next_states, total)
+        if not begun:
+            self._begin(states, next_states, total)
         if len(states):
             self.replay.add(states, actions, next_states)
         known = max(1, int(total(np.array([self.replay.size], np.float64))[0]))
@@ -268,6 +276,19 @@ class DynamicsFit:
             seen.m2 = total(np.square(rows - seen.mean).sum(0))
             moments.merge(seen)
 
+    def _begin(self, states: np.ndarray, next_states: np.ndarray, total: Sum) -> None:
+        """Before the first update: what the likelihood takes from the first rows of all learners."""
+        targets = self.likelihood.targets(states, next_states, self.scales.arrays())
+        sums = total(np.concatenate([[float(len(targets))], targets.sum(0, dtype=np.float64)]))
+        if sums[0]:
+            self._set_outset(self.likelihood.outset(sums[1:], sums[0]))
+
+    def _set_outset(self, biases: np.ndarray | None) -> None:
+        self._outset = biases
+        if biases is not None:
+            for member in self.members:
+                member.begin(biases)
+
     def _normalization(self) -> dict[str, np.ndarray]:
         """What `features` needs besides the transitions."""
         return self.scales.arrays() | self._bounds
@@ -286,10 +307,12 @@ class DynamicsFit:
             "optimizers": [_plain(member.optimizer) for member in self.members],
             "scales": [self.scales.state.state(), self.scales.change.state()],
             "replay": self.replay.state(),
+            "outset": self._outset,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Continues from `state`."""
+        self._set_outset(state["outset"])
         for member, vector, optimizer in zip(self.members, state["parameters"], state["optimizers"], strict=True):
             member.flat.vector.data.copy_(torch.from_numpy(vector))
             for name, value in member.optimizer.state[member.flat.vector].items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from quadriga.policies.dynamics import LOG_STD_MIN, Bits, Gaussian, Likelihood, Scales, Snapshot, features
 from quadriga.policies.dynamics_fit import DynamicsFit, Member, ModelFisher, Replay
-from quadriga.policies.experiment import DynamicsSettings
+from quadriga.policies.experiment import BayesianSettings, DynamicsSettings
 
 KINDS = [Gaussian, Bits]
 
@@ -209,6 +211,71 @@ def test_ram_bytes_that_never_change_are_no_surprise() -> None:
     surprisal = -Snapshot(fit.arrays(), "bits", "tanh", 3).log_prob(states, actions, next_states)
     assert surprisal.min() >= 0
     assert surprisal.mean() == pytest.approx(8 * np.log(2), abs=0.6)
+
+
+def ram_rows(rows: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """128 bytes as a game's: one counts up, one is noise, all others stand still."""
+    rng = np.random.default_rng(0)
+    ram = np.tile(rng.integers(0, 256, 128, dtype=np.uint8), (rows + 1, 1))
+    ram[:, 0] = np.arange(rows + 1)
+    ram[:, 1] = rng.integers(0, 256, rows + 1)
+    states = (ram / np.float32(255)).astype(np.float32)
+    return states[:-1], rng.integers(0, 3, rows), states[1:]
+
+
+def ram_fit(**chosen: Any) -> DynamicsFit:
+    return DynamicsFit(DynamicsSettings(**chosen), dim=128, num_actions=3, act_dim=3, likelihood="bits", seed=0)
+
+
+def test_a_model_of_ram_knows_after_one_batch_which_bits_stand_still() -> None:
+    states, actions, next_states = ram_rows()
+    fit = ram_fit()
+    fit.update(states, actions, next_states, alone, np.random.default_rng(0))
+    model = Snapshot(fit.arrays(), "bits", "tanh", 3)
+    known = -model.log_prob(states, actions, next_states)
+    # Bit k of the counter flips every 2^k-th time, of the noise each flips half of the time.
+    entropy = [-(p * np.log(p) + (1 - p) * np.log(1 - p)) for p in 0.5 ** np.arange(1, 8)]
+    assert known.mean() == pytest.approx(8 * np.log(2) + sum(entropy), abs=1.0)
+    new = next_states.copy()
+    new[:, 50] = ((np.rint(new[:, 50] * 255).astype(np.uint8) ^ 4) / np.float32(255)).astype(np.float32)
+    assert (-model.log_prob(states, actions, new) - known).min() > 8.0
+
+
+def test_two_learners_begin_where_one_does() -> None:
+    states, _, next_states = ram_rows(1000)
+    sums: list[np.ndarray] = []
+
+    def noted(values: np.ndarray) -> np.ndarray:
+        sums.append(values)
+        return values
+
+    def biases(rows: slice, total: Any) -> np.ndarray:
+        fit = ram_fit()
+        fit._begin(states[rows], next_states[rows], total)
+        found: np.ndarray = fit.members[0].network.biases[-1].detach().numpy()
+        return found
+
+    one = biases(slice(None), alone)
+    for rows in (slice(0, 300), slice(300, 1000)):
+        assert not np.array_equal(biases(rows, noted), one)
+    np.testing.assert_array_equal(biases(slice(0, 300), lambda values: sums[0] + sums[1]), one)
+
+
+@pytest.mark.parametrize("chosen", [DynamicsSettings(), BayesianSettings(updates=3)])
+def test_a_model_of_ram_that_was_loaded_learns_as_the_one_that_was_saved(
+    chosen: DynamicsSettings | BayesianSettings,
+) -> None:
+    fits = [
+        DynamicsFit(chosen, dim=128, num_actions=3, act_dim=3, likelihood="bits", seed=seed, learners=1)
+        for seed in (0, 1)
+    ]
+    rows = ram_rows(500)
+    fits[0].update(*rows, alone, np.random.default_rng(0))
+    fits[1].load(fits[0].state())
+    for fit in fits:
+        fit.update(*rows, alone, np.random.default_rng(1))
+    for name, value in fits[0].arrays().items():
+        np.testing.assert_array_equal(fits[1].arrays()[name], value, err_msg=name)
 
 
 def test_a_snapshot_is_the_learner_s_network() -> None:
