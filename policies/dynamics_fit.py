@@ -312,7 +312,7 @@ class DynamicsFit:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continues from `state`."""
-        self._set_outset(state["outset"])
+        self._set_outset(state.get("outset"))
         for member, vector, optimizer in zip(self.members, state["parameters"], state["optimizers"], strict=True):
             member.flat.vector.data.copy_(torch.from_numpy(vector))
             for name, value in member.optimizer.state[member.flat.vector].items():
