@@ -82,13 +82,14 @@ def ensure_ray(
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     started = address == "local"
+    needed = num_cpus or 1
     loaded = sys.modules.get("ray")
     if loaded is not None and loaded.is_initialized():
         connected = loaded.get_runtime_context().gcs_address
         cluster = _describe(connected, connected == _own)
-        if not (cluster.started and started and cluster.cpus < (num_cpus or 0)):
+        if cluster.cpus >= needed or not (cluster.started and started):
             return cluster
-        _leave(cluster, num_cpus or 0)
+        _leave(cluster, needed)
     if started:
         _bind_to_loopback()
     elif IN_A_JOB not in os.environ:
@@ -99,7 +100,7 @@ def ensure_ray(
     logging.getLogger("ray.rllib").setLevel(log_level.upper())  # RLlib sets its own level when Ray is imported
     try:
         if started:
-            slots = max(os.cpu_count() or 1, num_cpus or 1)
+            slots = max(os.cpu_count() or 1, needed)
             ray.init(
                 address="local",
                 num_cpus=slots,

@@ -223,8 +223,8 @@ def ram_rows(rows: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return states[:-1], rng.integers(0, 3, rows), states[1:]
 
 
-def ram_fit(**chosen: Any) -> DynamicsFit:
-    return DynamicsFit(DynamicsSettings(**chosen), dim=128, num_actions=3, act_dim=3, likelihood="bits", seed=0)
+def ram_fit(chosen: DynamicsSettings | BayesianSettings | None = None, seed: int = 0) -> DynamicsFit:
+    return DynamicsFit(chosen or DynamicsSettings(), dim=128, num_actions=3, act_dim=3, likelihood="bits", seed=seed)
 
 
 def test_a_model_of_ram_knows_after_one_batch_which_bits_stand_still() -> None:
@@ -265,10 +265,7 @@ def test_two_learners_begin_where_one_does() -> None:
 def test_a_model_of_ram_that_was_loaded_learns_as_the_one_that_was_saved(
     chosen: DynamicsSettings | BayesianSettings,
 ) -> None:
-    fits = [
-        DynamicsFit(chosen, dim=128, num_actions=3, act_dim=3, likelihood="bits", seed=seed, learners=1)
-        for seed in (0, 1)
-    ]
+    fits = [ram_fit(chosen, seed) for seed in (0, 1)]
     rows = ram_rows(500)
     fits[0].update(*rows, alone, np.random.default_rng(0))
     fits[1].load(fits[0].state())
