@@ -15,6 +15,9 @@ fitted after every iteration t (`dynamics`, `dynamics_fit`),
 Runners compute b over all rows of a rollout at once (`Evaluation`). The mean goes over the rows of all runners, so that
 only the learners know eta; since generalized advantages are linear in the reward, a runner sends the advantages of b
 alone, and a learner adds eta times these (`add_bonus`): exact, whoever collected what. Costs are not touched by this.
+
+Where no critic learns the bonus, one number V stands for its value in all states (`constant_value`). Without it a row's
+sum of bonuses would hang on how many steps of the rollout are left, and that on nothing that the policy does.
 """
 
 from __future__ import annotations
@@ -151,18 +154,42 @@ def _rows(columns: ColumnBatch, total: Sum) -> float:
     return float(total(np.array([len(columns)], np.float64))[0])
 
 
-def add_bonus(columns: ColumnBatch, streams: tuple[str, ...], eta: float, *, to_values: bool) -> None:
+def constant_value(columns: ColumnBatch, total: Sum) -> float:
+    """V of the bonus if it is the same in all states, as TD(lambda) would fit it to these rows; collective.
+
+    Generalized advantages are linear in the values too, `A = A_b + V A_1`, with those of the bonus where values are 0
+    and those of a value of 1 where rewards are 0. TD(lambda) rests where they are 0 in the mean: of bonuses whose mean
+    is b, far from all ends, V = b / (1 - gamma). A value is 0 after a termination; a rollout that ends, and a time
+    limit, are followed by V.
+
+    Args:
+        columns: of this learner, with `bonus_advantages` and `bonus_baselines`.
+        total: sums over learners.
+
+    Returns:
+        V; 0 where it changes no advantage, which takes a discount of 1 and no termination.
+    """
+    assert columns.bonus_advantages is not None and columns.bonus_baselines is not None
+    sums = [column.sum(dtype=np.float64) for column in (columns.bonus_advantages, columns.bonus_baselines)]
+    of_bonus, of_one = total(np.array(sums))
+    return -of_bonus / of_one if of_one else 0.0
+
+
+def add_bonus(
+    columns: ColumnBatch, streams: tuple[str, ...], eta: float, *, value: float = 0.0, to_values: bool
+) -> None:
     """Adds `eta` times the bonus's advantages to the stream that carries it, in place.
 
     Args:
-        columns: with `bonus_advantages`.
+        columns: with `bonus_advantages` and `bonus_baselines`.
         streams: names of the rows of advantages and targets.
         eta: weight of the bonus.
+        value: of the bonus, in all states; what critics learn comes on top.
         to_values: whether the critic learns it too.
     """
-    assert columns.bonus_advantages is not None
+    assert columns.bonus_advantages is not None and columns.bonus_baselines is not None
     row = streams.index(INTRINSIC if INTRINSIC in streams else REWARD)
-    extra = np.float32(eta) * columns.bonus_advantages
+    extra = np.float32(eta) * (columns.bonus_advantages + np.float32(value) * columns.bonus_baselines)
     columns.advantages[row] += extra
     if to_values:
         columns.value_targets[row] += extra

@@ -25,7 +25,7 @@ from quadriga.platform.statistics import RunningMoments
 from quadriga.policies import distributions
 from quadriga.policies.asynchrony import rebase
 from quadriga.policies.batch import UpdateBatch
-from quadriga.policies.bonuses import Intrinsic, add_bonus
+from quadriga.policies.bonuses import Intrinsic, add_bonus, constant_value
 from quadriga.policies.context import Descent, UpdateContext
 from quadriga.policies.dynamics_fit import DynamicsFit
 from quadriga.policies.experiment import AdvantageSettings, CPOSettings, NoBonus, PPOSettings, RLExperiment
@@ -213,7 +213,7 @@ class ColumnLearner(TorchLearner):
         eta, metrics = self.intrinsic.scale(columns, context.sum, remaining)
         if self.intrinsic.settings.critic == "none":  # the critics are judged by what they learn
             metrics |= _explained_variances(columns, context)
-            add_bonus(columns, context.streams, eta, to_values=False)
+            add_bonus(columns, context.streams, eta, value=constant_value(columns, context.sum), to_values=False)
             return metrics
         add_bonus(columns, context.streams, eta, to_values=True)
         return metrics | _explained_variances(columns, context)
@@ -261,8 +261,7 @@ class ColumnLearner(TorchLearner):
             empty((0, dist_dim), np.float32),
             empty((streams, 0), np.float32),
             empty((streams, 0), np.float32),
-            empty((0,), np.float32) if bonus else None,
-            empty((0,), np.float32) if bonus else None,
+            *(empty((0,), np.float32) if bonus else None for _ in range(3)),
             empty((0, obs_dim), np.float32) if bonus else None,
             empty((0, obs_dim), np.float32) if bonus else None,
             empty((0,), bool) if module.state_dim else None,

@@ -155,7 +155,7 @@ class Collector:
             value_targets=(advantages + values).reshape(steps * num_envs, -1).T,
         )
         if bonus is not None:
-            self._add_bonus(batch, bonus, raw[:-1], next_raw, ends, valid)
+            self._add_bonus(batch, bonus, raw[:-1], next_raw, ends, terminations, valid)
         if tape is not None:
             batch = tape.arrange(batch, valid)
         elif not valid.all():
@@ -186,19 +186,23 @@ class Collector:
         raw: np.ndarray,
         next_raw: np.ndarray,
         ends: np.ndarray,
+        terminations: np.ndarray,
         valid: np.ndarray,
     ) -> None:
-        """Fills the columns of the bonus: its advantages by itself, as if its values were 0."""
+        """Fills the columns of the bonus: its advantages where its values are 0, and where rewards are 0, values 1."""
         batch.states = raw.reshape(len(batch), -1)
         batch.next_states = next_raw.reshape(len(batch), -1)
         batch.bonuses = bonus(batch.states, batch.actions, batch.next_states)
-        rewards = np.where(valid, batch.bonuses.reshape(valid.shape), np.float32(0))[..., None]
         names = [stream.name for stream in self.plan.streams]
-        carrier = slice(*(k := names.index(INTRINSIC if INTRINSIC in names else REWARD), k + 1))
-        zeros = np.zeros_like(rewards)
-        batch.bonus_advantages = generalized_advantages(
-            rewards, zeros, zeros, ends[..., carrier], self._discounts[carrier], self._gae_lambdas[carrier]
-        ).reshape(-1)
+        k = names.index(INTRINSIC if INTRINSIC in names else REWARD)
+        rewards, values, next_values = np.zeros((3, *valid.shape, 2), np.float32)
+        rewards[..., 0] = np.where(valid, batch.bonuses.reshape(valid.shape), np.float32(0))
+        values[..., 1] = valid  # a lost step's advantage is 0, and it is followed by nothing
+        next_values[..., 1] = valid & ~(terminations & self._episodic[k])
+        both = generalized_advantages(
+            rewards, values, next_values, ends[..., k], self._discounts[[k, k]], self._gae_lambdas[[k, k]]
+        )
+        batch.bonus_advantages, batch.bonus_baselines = np.ascontiguousarray(both.reshape(-1, 2).T)
 
     def _account(self, rewards: np.ndarray, costs: np.ndarray, dones: np.ndarray, valid: np.ndarray) -> EpisodeRecords:
         """Closes the episodes that ended, in the order in which they did, and carries the others on."""

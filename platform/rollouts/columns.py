@@ -28,7 +28,9 @@ class ColumnBatch:
         advantages: float32 [K, B], generalized advantage estimates.
         value_targets: float32 [K, B], advantages plus values.
         bonuses: float32 [B], intrinsic rewards that are not in any stream yet; this and what follows only with a bonus.
-        bonus_advantages: float32 [B], their discounted sums by the discount and lambda of the stream that carries them.
+        bonus_advantages: float32 [B], their generalized advantages by discount and lambda of the stream that carries
+            them, of values that are 0.
+        bonus_baselines: float32 [B], what is to be added for every unit of a constant value.
         states: float32 [B, obs_dim], raw observations.
         next_states: float32 [B, obs_dim], the raw observation after the step, of the same episode.
         resets: bool [B], an episode begins with this step; this and what follows only of a policy with a memory, whose
@@ -44,6 +46,7 @@ class ColumnBatch:
     value_targets: np.ndarray
     bonuses: np.ndarray | None = None
     bonus_advantages: np.ndarray | None = None
+    bonus_baselines: np.ndarray | None = None
     states: np.ndarray | None = None
     next_states: np.ndarray | None = None
     resets: np.ndarray | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,11 +14,11 @@ from quadriga.platform.environments.settings import EnvironmentSettings
 from quadriga.platform.errors import UserError
 from quadriga.platform.experiment import build
 from quadriga.platform.rollouts.actors import Actor
-from quadriga.platform.rollouts.advantages import ValueStream
+from quadriga.platform.rollouts.advantages import ValueStream, generalized_advantages
 from quadriga.platform.rollouts.collector import Collector
 from quadriga.platform.rollouts.columns import ColumnBatch
 from quadriga.platform.rollouts.plan import COST, INTRINSIC, REWARD, RolloutPlan
-from quadriga.policies.bonuses import Evaluation, Intrinsic, add_bonus
+from quadriga.policies.bonuses import Evaluation, Intrinsic, add_bonus, constant_value
 from quadriga.policies.dynamics import Snapshot
 from quadriga.policies.dynamics_fit import DynamicsFit
 from quadriga.policies.experiment import DynamicsSettings, LearningProgressSettings, SurprisalSettings
@@ -42,7 +43,7 @@ def make_columns(rows: int = 50, streams: int = 2, seed: int = 0) -> ColumnBatch
 
     return ColumnBatch(
         normal(rows, 2), normal(rows, 1), normal(rows), normal(rows, 1), normal(streams, rows), normal(streams, rows),
-        normal(rows) * 3, normal(rows), normal(rows, 2), normal(rows, 2),
+        normal(rows) * 3, normal(rows), normal(rows), normal(rows, 2), normal(rows, 2),
     )  # fmt: skip
 
 
@@ -107,9 +108,15 @@ class FixedBonus:
         return (next_states - states)[:, 0]
 
 
-def collected(stream: ValueStream | None, steps: int = 23) -> tuple[Collector, ColumnBatch]:
+TERMINATED = EnvironmentSettings(id=RAMP)
+CUT = EnvironmentSettings(id=RAMP, kwargs={"length": 50}, max_episode_steps=10)
+
+
+def collected(
+    stream: ValueStream | None, steps: int = 23, env: EnvironmentSettings = TERMINATED
+) -> tuple[Collector, ColumnBatch]:
     streams = (ValueStream(REWARD, 0.9, 0.8), *([stream] if stream else []))
-    plan = RolloutPlan(EnvironmentSettings(id=RAMP), 3, 7, streams, "tanh", False, FixedBonus())
+    plan = RolloutPlan(env, 3, 7, streams, "tanh", False, FixedBonus())
     collector = Collector(plan, (7, 0, 0))
     module = make_module(gym.spaces.Box(-1, 1, (1,), np.float32), "tanh", obs_dim=2)
     weights = module.get_state()
@@ -139,6 +146,64 @@ def test_advantages_of_the_bonus_are_its_discounted_sums(stream: ValueStream | N
         expected[t] = carry
     np.testing.assert_allclose(columns.bonus_advantages.reshape(23, 3), expected, rtol=1e-5)
     collector.close()
+
+
+@pytest.mark.parametrize("env", [TERMINATED, CUT])
+@pytest.mark.parametrize("stream", [None, ValueStream(INTRINSIC, 0.7, 0.6), ValueStream(INTRINSIC, 0.7, 0.6, False)])
+def test_a_constant_value_adds_what_it_would_to_the_advantages(
+    stream: ValueStream | None, env: EnvironmentSettings
+) -> None:
+    collector, columns = collected(stream, env=env)
+    carrier, value = stream or ValueStream(REWARD, 0.9, 0.8), np.float32(1.7)
+    last = np.zeros((23, 3), bool)
+    if carrier.episodic:
+        last[[9, 19]] = True
+    values = np.full((23, 3, 1), value)
+    expected = generalized_advantages(
+        columns.bonuses.reshape(23, 3, 1), values, np.where(last[..., None] & (env is TERMINATED), 0, values), last,
+        np.array([carrier.discount], np.float32), np.array([carrier.gae_lambda], np.float32),
+    )  # fmt: skip
+    found = columns.bonus_advantages + value * columns.bonus_baselines
+    np.testing.assert_allclose(found, expected.reshape(-1), rtol=1e-4, atol=1e-5)
+    collector.close()
+
+
+def test_a_step_that_was_lost_is_worth_a_constant_value_as_well(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    mark.touch()
+    env = EnvironmentSettings(id="faulty_environments:Marked-v0", kwargs={"mark": str(mark)})
+    collector, columns = collected(None, 8, env)
+    assert len(columns) == 23
+    assert columns.bonus_baselines[3] == pytest.approx(0.9 - 1)  # of the second step, before that which was lost
+    collector.close()
+
+
+def test_bonuses_that_are_all_the_same_are_no_reason_for_anything() -> None:
+    collector, columns = collected(None, env=CUT)
+    np.testing.assert_allclose(columns.bonuses, 0.02, atol=1e-6)
+    assert np.ptp(columns.bonus_advantages) > 0.04, "a sum hangs on how much of the rollout is left"
+    value = constant_value(columns, alone)
+    assert value == pytest.approx(0.02 / (1 - 0.9), rel=1e-3)
+    before = columns.advantages[0].copy()
+    add_bonus(columns, (REWARD,), 0.3, value=value, to_values=False)
+    np.testing.assert_allclose(columns.advantages[0], before, atol=1e-6)
+    collector.close()
+
+
+def test_the_constant_value_is_that_of_the_rows_of_all_learners() -> None:
+    whole, parts = make_columns(), make_columns().split(2)
+    sums = [[column.sum(dtype=np.float64) for column in (p.bonus_advantages, p.bonus_baselines)] for p in parts]
+    values = [
+        constant_value(part, lambda own, other=other: own + other)
+        for part, other in zip(parts, sums[::-1], strict=True)
+    ]
+    assert values == pytest.approx([constant_value(whole, alone)] * 2, rel=1e-5)
+
+
+def test_a_value_that_changes_no_advantage_is_0() -> None:
+    columns = make_columns()
+    columns.bonus_baselines[:] = 0  # discount 1, nothing terminates
+    assert constant_value(columns, alone) == 0
 
 
 @pytest.mark.parametrize(
