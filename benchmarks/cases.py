@@ -89,6 +89,19 @@ PPO = {
 }
 CARTPOLE = PPO | {"minibatch_size": 500, "normalize_observations": False, "free_log_std": False}
 ATARI_RAM = PPO | {"minibatch_size": 500, "normalize_observations": True, "free_log_std": False}
+ATARI_GAMES = ("Freeway", "Venture", "Pong", "BankHeist")
+# RLlib's own defaults, but for a layer that its critic shares with its policy.
+ATARI_RAM_RLLIB = ATARI_RAM | {
+    "minibatch_size": 128,
+    "epochs": 30,
+    "envs": 1,
+    "hidden_sizes": [256, 256],
+    "learning_rate": 5e-5,
+    "clip": 0.3,
+    "gae_lambda": 1.0,
+    "max_grad_norm": None,
+    "normalize_observations": False,
+}
 HALFCHEETAH = PPO | {"minibatch_size": 128, "normalize_observations": True, "free_log_std": True}
 # OmniSafe's own settings but for the steps of an epoch. Four environments of ours play the four episodes that its
 # one plays, so that both reset equally often.
@@ -113,25 +126,32 @@ SECOND_ORDER = SAFETY | {
 def _rllib(
     name: str,
     env: str,
-    settings: dict[str, Any],
+    settings: dict[str, Any] | None,
     goal: float,
     peer: dict[str, Any] | None = None,
     floors: tuple[Side, ...] = (),
 ) -> Case:
-    text = (
-        f"batch {settings['batch_size']:,}, minibatch {settings['minibatch_size']}, {settings['epochs']} epochs, "
-        f"{settings['envs']} environments, 64x64 tanh"
-    )
+    text, counts = "each with its own defaults", {"warmup": 1, "iterations": 3}
+    if settings is not None:
+        text, counts = _sizes(settings), {"warmup": 3, "iterations": 10}
     return Case(
         name=name,
         group="rllib",
         title=f"PPO on {env} ({text})",
         env=env,
         settings=settings,
-        ours=Side("Quadriga ppo", "quadriga_run.py", "ppo", warmup=3, iterations=10),
-        peers=(Side("RLlib PPO", "peers/rllib_ppo.py", "PPO", warmup=3, iterations=10, **(peer or {})), *floors),
+        ours=Side("Quadriga ppo", "quadriga_run.py", "ppo", **counts),
+        peers=(Side("RLlib PPO", "peers/rllib_ppo.py", "PPO", **counts, **(peer or {})), *floors),
         rounds=5,
         goal=goal,
+    )
+
+
+def _sizes(settings: dict[str, Any]) -> str:
+    layers = "x".join(str(size) for size in settings["hidden_sizes"])
+    return (
+        f"batch {settings['batch_size']:,}, minibatch {settings['minibatch_size']}, {settings['epochs']} epochs, "
+        f"{settings['envs']} environments, {layers} {settings['activation']}"
     )
 
 
@@ -196,19 +216,21 @@ def _defaults(own: str, peer: str, settings: str, *, textures: bool = False) -> 
     )
 
 
-def _atari(name: str, env: str, game: str) -> Case:
-    """Beside the emulator by itself, which takes most of the time."""
+def _atari(game: str, name: str, settings: dict[str, Any] | None) -> Case:
+    """A game seen through its RAM; beside the emulator by itself, which takes most of the time."""
     alone = Side(
         "the emulator alone", "peers/emulator_alone.py", "", warmup=1, iterations=4, env=f"ALE/{game}-v5", is_floor=True
     )
     peer = {"env": f"ALE/{game}-v5", "env_config": {"obs_type": "ram"}}
-    return _rllib(name, env, ATARI_RAM, goal=5.0, peer=peer, floors=(alone,))
+    return _rllib(f"atari-ram-{name}", f"{game}Ram-v0", settings, goal=5.0, peer=peer, floors=(alone,))
 
 
 CASES = (
     _rllib("cartpole", "CartPole-v1", CARTPOLE, goal=5.0),
     _rllib("halfcheetah", "HalfCheetah-v5", HALFCHEETAH, goal=4.0),
-    _atari("atari-ram", "FreewayRam-v0", "Freeway"),
+    *(_atari(game, game.lower(), ATARI_RAM) for game in ATARI_GAMES),
+    _atari("Venture", "venture-256x256", ATARI_RAM_RLLIB),
+    *(_atari(game, f"{game.lower()}-defaults", None) for game in ATARI_GAMES),
     _bonus("bonus", "HalfCheetah-v5"),  # rewards are dense: without any, TRPO's step costs nothing either
     _omnisafe("ppo", "PPO", SAFETY),
     _omnisafe("ppo-lagrangian", "PPOLag", SAFETY, textures=True),

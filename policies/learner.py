@@ -254,6 +254,8 @@ class ColumnLearner(TorchLearner):
         dist_dim, streams = module.dist_dim, module.streams
         empty, bonus = np.empty, self.intrinsic is not None
         actions = empty((0,), np.int64) if module.discrete else empty((0, dist_dim), np.float32)
+        of_bonus = empty((0,), np.float32) if bonus else None
+        states = empty((0, obs_dim), np.float32) if bonus else None
         return ColumnBatch(
             empty((0, obs_dim), np.float32),
             actions,
@@ -261,9 +263,11 @@ class ColumnLearner(TorchLearner):
             empty((0, dist_dim), np.float32),
             empty((streams, 0), np.float32),
             empty((streams, 0), np.float32),
-            *(empty((0,), np.float32) if bonus else None for _ in range(3)),
-            empty((0, obs_dim), np.float32) if bonus else None,
-            empty((0, obs_dim), np.float32) if bonus else None,
+            of_bonus,
+            of_bonus,
+            of_bonus,
+            states,
+            states,
             empty((0,), bool) if module.state_dim else None,
             empty((0, module.state_dim), np.float32) if module.state_dim else None,
         )

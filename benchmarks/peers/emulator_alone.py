@@ -12,6 +12,8 @@ from typing import Any
 from phases import SAMPLING, Stopwatch, run
 
 FRAMES = 4
+DEFAULTS = {"envs": 1, "batch_size": 4000}
+"""What Quadriga's PPO and RLlib's have in common."""
 
 
 class Emulators:
@@ -44,10 +46,11 @@ class Emulators:
 def measure(specification: dict[str, Any]) -> dict[str, Any]:
     """Iterations of as many steps as the others collect; `env` is gymnasium's name of the game, `ALE/BankHeist-v5`."""
     name = specification["env"].partition("/")[2].partition("-")[0]
-    emulators = Emulators(re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(), specification["settings"]["envs"])
+    settings = specification["settings"] or DEFAULTS
+    emulators = Emulators(re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(), settings["envs"])
     watch = Stopwatch()
     watch.wrap(emulators, "play", SAMPLING)
-    steps = specification["settings"]["batch_size"]
+    steps = settings["batch_size"]
     for _ in range(specification["warmup"] + specification["iterations"]):
         watch.begin()
         emulators.play(steps)

@@ -27,30 +27,17 @@ def register_ram(env: str) -> None:
     register_env(env, make)
 
 
-def measure(specification: dict[str, Any]) -> dict[str, Any]:
-    """Iterations of stock PPO with the settings of the specification, on the same Ray as ours."""
-    ensure_ray()
-    from ray.rllib.algorithms.ppo import PPOConfig
+def set_all(config: Any, settings: dict[str, Any]) -> None:
+    """Everything that the comparison fixes; without it `config` has RLlib's own defaults."""
     from ray.rllib.connectors.env_to_module import MeanStdFilter
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-    from ray.rllib.utils.metrics import ALL_MODULES, ENV_RUNNER_RESULTS, LEARNER_RESULTS
-    from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME as ENV_STEPS
-    from ray.rllib.utils.metrics import NUM_MODULE_STEPS_TRAINED_LIFETIME as ROWS_TRAINED
 
-    if specification["env"].startswith("ALE/"):
-        register_ram(specification["env"])
-    logging.getLogger("ray.rllib").setLevel("ERROR")
-    settings = specification["settings"]
     normalize = settings["normalize_observations"]
-    config = (
-        PPOConfig()
-        .environment(specification["env"], env_config=specification.get("env_config", {}))
-        .env_runners(
-            num_env_runners=0,
+    (
+        config.env_runners(
             num_envs_per_env_runner=settings["envs"],
             env_to_module_connector=(lambda env=None, spaces=None, device=None: MeanStdFilter()) if normalize else None,
         )
-        .learners(num_learners=0)
         .training(
             train_batch_size_per_learner=settings["batch_size"],
             minibatch_size=settings["minibatch_size"],
@@ -75,8 +62,29 @@ def measure(specification: dict[str, Any]) -> dict[str, Any]:
                 free_log_std=settings["free_log_std"],
             )
         )
+    )
+
+
+def measure(specification: dict[str, Any]) -> dict[str, Any]:
+    """Iterations of stock PPO, with the settings of the specification or its own; on the same Ray as ours."""
+    ensure_ray()
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.rllib.utils.metrics import ALL_MODULES, ENV_RUNNER_RESULTS, LEARNER_RESULTS
+    from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME as ENV_STEPS
+    from ray.rllib.utils.metrics import NUM_MODULE_STEPS_TRAINED_LIFETIME as ROWS_TRAINED
+
+    if specification["env"].startswith("ALE/"):
+        register_ram(specification["env"])
+    logging.getLogger("ray.rllib").setLevel("ERROR")
+    config = (
+        PPOConfig()
+        .environment(specification["env"], env_config=specification.get("env_config", {}))
+        .env_runners(num_env_runners=0)
+        .learners(num_learners=0)
         .debugging(seed=specification["seed"], log_level="ERROR")
     )
+    if specification["settings"] is not None:
+        set_all(config, specification["settings"])
     algorithm = config.build_algo()
     watch = Stopwatch()
     watch.wrap(algorithm.env_runner_group.local_env_runner, "sample", SAMPLING)

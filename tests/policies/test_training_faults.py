@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
-from small_trainers import SAFE_SURPRISAL, Trainers
+from small_trainers import LSTM, SAFE_SURPRISAL, Trainers
 
 from quadriga.platform.errors import TrainingStopped, UserError, WorkersLost
+from quadriga.platform.rollouts.columns import ColumnBatch
 from quadriga.policies import sampling
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
+WITH_MEMORY = LSTM | {"rollout": {"batch_size": 380}}
 SURPRISAL_BY_TRPO: dict[str, Any] = {
     "preset": "surprisal",
     "update": {"kind": "trpo"},
@@ -87,6 +90,22 @@ def test_steps_lost_with_their_runner_are_left_out(
     row = trainer.train_iteration()
     assert row["env_steps"] == 800
     assert np.isfinite(row["kl"])
+
+
+@pytest.mark.parametrize("rule", [{}, SURPRISAL_BY_TRPO, WITH_MEMORY], ids=["ppo", "surprisal", "lstm"])
+def test_a_learner_whose_share_was_lost_has_the_columns_of_the_others(
+    make_trainer: Trainers, rule: dict[str, Any]
+) -> None:
+    trainer = make_trainer(**rule)
+    ((rows,),) = (rollout.shards for rollout in trainer.algorithm._sample())
+    nothing = trainer.algorithm.learner_group._learner._no_rows()
+    assert len(nothing) == 0
+    joined = ColumnBatch.concatenate([rows, nothing])
+    for column in (field.name for field in fields(ColumnBatch)):
+        expected, found, none = (getattr(batch, column) for batch in (rows, joined, nothing))
+        assert (expected is None) == (none is None), column
+        if expected is not None:
+            np.testing.assert_array_equal(found, expected, strict=True, err_msg=column)
 
 
 def test_a_runner_that_never_comes_back_stops_the_run(make_trainer: Trainers) -> None:
