@@ -131,7 +131,8 @@ def _rllib(
     peer: dict[str, Any] | None = None,
     floors: tuple[Side, ...] = (),
 ) -> Case:
-    text, counts = "each with its own defaults", {"warmup": 1, "iterations": 3}
+    text = "each with its own defaults: 4,000 steps, minibatch 128; 10 epochs and 64x64, RLlib 30 epochs and 256x256"
+    counts = {"warmup": 1, "iterations": 3}
     if settings is not None:
         text, counts = _sizes(settings), {"warmup": 3, "iterations": 10}
     return Case(
